@@ -1,1 +1,28 @@
-//! TODO
+//! The exact machine of Quern: profile `q8a16`, defined to the last bit by docs/EXACT.md. Integers only; no I/O, no async, no clock.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`header`] | the 40 numbers that fix a model |
+//! | [`bounds`] | the bounds from which every proof of width starts |
+//! | [`format`] | quantised matrices, tables, vectors |
+//! | [`arith`] | the two roundings and the clamps |
+//! | [`encoder`] | the BERT encoder: weights, order of tensors, forward pass |
+
+#![deny(
+    clippy::float_arithmetic,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss
+)]
+
+pub mod arith;
+pub mod bounds;
+pub mod encoder;
+pub mod format;
+pub mod header;
+
+const _: () = assert!(
+    usize::BITS >= 64,
+    "sizes are computed in usize; 32-bit targets are not proven"
+);
