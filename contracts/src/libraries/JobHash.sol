@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+pragma solidity 0.8.36;
+
+import {JobSpec, Receipt} from "../types/Job.sol";
+
+/// @title EIP-712 hashes of job specs and receipts (docs/PROTOCOL.md, sections 3 and 4)
+library JobHash {
+    bytes32 internal constant DOMAIN_TYPEHASH =
+        keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)");
+    bytes32 internal constant JOB_SPEC_TYPEHASH = keccak256(
+        "JobSpec(address client,bytes32 modelId,uint8 kind,uint32 itemCount,uint32 samplesPerItem,bytes32 inputRoot,uint64 inputLen,uint32 maxOutput,bytes32 stopIds,uint32 temperature,uint32 minP,bytes32 seed,uint96 basePrice,uint96 inputPrice,uint96 outputPrice,uint96 itemPrice,uint16 rampFloorBps,uint32 rampSecs,uint64 claimBy,uint32 deliverWithin,address designated,uint8 inputCodec,bytes32 inputDigest,bytes32 salt)"
+    );
+    bytes32 internal constant RECEIPT_TYPEHASH = keccak256(
+        "Receipt(bytes32 jobId,address provider,bytes32 outputRoot,uint64 outputLen,uint8 outputCodec,bytes32 outputDigest,bytes32 workDigest,uint64 energyMillijoules,uint8 energyMethod)"
+    );
+
+    /// @notice The separator of the domain "Quern", version "1".
+    function domainSeparator(uint256 chainId, address market) internal pure returns (bytes32) {
+        return keccak256(abi.encode(DOMAIN_TYPEHASH, keccak256("Quern"), keccak256("1"), chainId, market));
+    }
+
+    /// @notice The EIP-712 struct hash of a spec. Every field is checked to be in the range of its type: one spec has one encoding.
+    function structHash(JobSpec calldata spec) internal pure returns (bytes32) {
+        return keccak256(abi.encode(JOB_SPEC_TYPEHASH, spec));
+    }
+
+    /// @notice The EIP-712 struct hash of a receipt.
+    function structHash(Receipt calldata receipt) internal pure returns (bytes32) {
+        return keccak256(abi.encode(RECEIPT_TYPEHASH, receipt));
+    }
+}
