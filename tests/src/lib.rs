@@ -1,1 +1,1 @@
-//! TODO
+//! Whole-system tests; they are in `tests/`, one file per story.

@@ -1,1 +1,16 @@
-//! TODO
+//! A local chain, real processes, and the doubles that whole-system tests and the demo drive them with.
+//!
+//! Nothing here is part of the product: the actors are the `quern` binary itself, driven through its public commands, against a
+//! real `anvil` in OP mode with the real contracts deployed by the real deployment script.
+
+mod devnet;
+mod process;
+mod proxy;
+mod tools;
+mod wait;
+
+pub use devnet::{Account, Devnet, DevnetOptions};
+pub use process::{Daemon, run};
+pub use proxy::{Answer, RpcProxy};
+pub use tools::{minilm_package, quern, repository, tool};
+pub use wait::eventually;
