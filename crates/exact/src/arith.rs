@@ -30,10 +30,7 @@ pub const fn rdiv(a: i128, b: i128) -> i128 {
 /// `x` limited to `[-(2^31 - 1), 2^31 - 1]`.
 #[inline]
 #[must_use]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "limited to 32 bits on the line itself"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "limited to 32 bits on the line itself")]
 pub const fn clamp32(x: i64) -> i32 {
     if x > MAX_I32 {
         MAX_I32 as i32
@@ -47,10 +44,7 @@ pub const fn clamp32(x: i64) -> i32 {
 /// `x` limited to `[-32767, 32767]`.
 #[inline]
 #[must_use]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "limited to 16 bits on the line itself"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "limited to 16 bits on the line itself")]
 pub const fn clamp16(x: i64) -> i16 {
     if x > MAX_I16 {
         MAX_I16 as i16

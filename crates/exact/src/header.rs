@@ -260,9 +260,7 @@ impl Header {
     /// [`HeaderError::Length`], or whatever [`Header::validate`] finds.
     pub fn parse(bytes: &[u8]) -> Result<Self, HeaderError> {
         if bytes.len() != BYTES {
-            return Err(HeaderError::Length {
-                actual: bytes.len(),
-            });
+            return Err(HeaderError::Length { actual: bytes.len() });
         }
         let mut words = [0; WORDS];
         for (word, four) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -285,9 +283,7 @@ impl Header {
     /// The first field that breaks a rule, in the order of the table.
     pub fn validate(&self) -> Result<(), HeaderError> {
         let within64 = within;
-        let within = |field, value: u32, min: u32, max: u32| {
-            within(field, u64::from(value), u64::from(min), u64::from(max))
-        };
+        let within = |field, value: u32, min: u32, max: u32| within(field, u64::from(value), u64::from(min), u64::from(max));
         within("profile", self.profile, PROFILE_Q8A16, PROFILE_Q8A16)?;
         within("family", self.family, FAMILY_ENCODER, FAMILY_DECODER)?;
         within("vocabulary", self.vocabulary, 1, bounds::VOCABULARY)?;
@@ -296,19 +292,11 @@ impl Header {
         within("heads", self.heads, 1, bounds::PRODUCT_COLS)?;
         within("kv heads", self.kv_heads, 1, self.heads)?;
         if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(inconsistent(
-                "kv heads",
-                self.kv_heads,
-                "it must divide the number of heads",
-            ));
+            return Err(inconsistent("kv heads", self.kv_heads, "it must divide the number of heads"));
         }
         within("head dim", self.head_dim, 1, bounds::HEAD_DIM)?;
         if u64::from(self.heads) * u64::from(self.head_dim) > u64::from(bounds::PRODUCT_COLS) {
-            return Err(inconsistent(
-                "heads",
-                self.heads,
-                "heads times head dim must be at most 32768",
-            ));
+            return Err(inconsistent("heads", self.heads, "heads times head dim must be at most 32768"));
         }
         within("ffn", self.ffn, 1, bounds::PRODUCT_COLS)?;
         within("context", self.context, 1, bounds::CONTEXT)?;
@@ -316,34 +304,16 @@ impl Header {
         within64("epsilon E", self.epsilon, 0, bounds::EPSILON)?;
         within("score scale c", self.score_scale, 1, bounds::SCORE_SCALE)?;
         within("norm", self.norm, NORM_LAYER, NORM_RMS)?;
-        within(
-            "activation",
-            self.activation,
-            ACTIVATION_GELU_ERF,
-            ACTIVATION_SILU,
-        )?;
+        within("activation", self.activation, ACTIVATION_GELU_ERF, ACTIVATION_SILU)?;
         within("flags", self.flags, 0, flag::ALL)?;
         within("pooling", self.pooling, POOLING_NONE, POOLING_FIRST)?;
         within("token types", self.token_types, 0, bounds::TOKEN_TYPES)?;
-        within(
-            "embedding scale",
-            self.embedding_scale,
-            0,
-            bounds::EMBEDDING_SCALE,
-        )?;
-        zero(
-            "attention soft cap",
-            self.attention_soft_cap,
-            "it is reserved",
-        )?;
+        within("embedding scale", self.embedding_scale, 0, bounds::EMBEDDING_SCALE)?;
+        zero("attention soft cap", self.attention_soft_cap, "it is reserved")?;
         zero("logit soft cap", self.logit_soft_cap, "it is reserved")?;
         within("rotary dims", self.rotary_dims, 0, self.head_dim)?;
         if !self.rotary_dims.is_multiple_of(2) {
-            return Err(inconsistent(
-                "rotary dims",
-                self.rotary_dims,
-                "rotary dims come in pairs",
-            ));
+            return Err(inconsistent("rotary dims", self.rotary_dims, "rotary dims come in pairs"));
         }
         zero("window pattern", self.window_pattern, "it is reserved")?;
         for word in self.reserved {
@@ -358,26 +328,13 @@ impl Header {
     fn validate_encoder(&self) -> Result<(), HeaderError> {
         const UNUSED: &str = "an encoder does not use it";
         if self.kv_heads != self.heads {
-            return Err(inconsistent(
-                "kv heads",
-                self.kv_heads,
-                "an encoder has as many as heads",
-            ));
+            return Err(inconsistent("kv heads", self.kv_heads, "an encoder has as many as heads"));
         }
         zero("window", self.window, UNUSED)?;
         zero("embedding scale", self.embedding_scale, UNUSED)?;
         zero("rotary dims", self.rotary_dims, UNUSED)?;
-        zero(
-            "flags",
-            self.flags & (flag::QK_NORM | flag::TIED_HEAD | flag::CAUSAL),
-            UNUSED,
-        )?;
-        within(
-            "pooling",
-            u64::from(self.pooling),
-            u64::from(POOLING_MEAN),
-            u64::from(POOLING_FIRST),
-        )
+        zero("flags", self.flags & (flag::QK_NORM | flag::TIED_HEAD | flag::CAUSAL), UNUSED)?;
+        within("pooling", u64::from(self.pooling), u64::from(POOLING_MEAN), u64::from(POOLING_FIRST))
     }
 
     fn validate_decoder(&self) -> Result<(), HeaderError> {
@@ -393,56 +350,23 @@ impl Header {
     /// What [`Header::validate`] finds; below its bounds the figure is less than 2^43.
     pub fn macs_per_token(&self) -> Result<u64, HeaderError> {
         self.validate()?;
-        let [dim, head_dim, heads, kv_heads, ffn, layers, vocabulary] = [
-            self.dim,
-            self.head_dim,
-            self.heads,
-            self.kv_heads,
-            self.ffn,
-            self.layers,
-            self.vocabulary,
-        ]
-        .map(u64::from);
+        let [dim, head_dim, heads, kv_heads, ffn, layers, vocabulary] =
+            [self.dim, self.head_dim, self.heads, self.kv_heads, self.ffn, self.layers, self.vocabulary].map(u64::from);
         let ffn_matrices = if self.has(flag::GATED_FFN) { 3 } else { 2 };
         let layer = dim * head_dim * (2 * heads + 2 * kv_heads) + ffn * dim * ffn_matrices;
-        let head = if self.family == FAMILY_DECODER {
-            vocabulary * dim
-        } else {
-            0
-        };
+        let head = if self.family == FAMILY_DECODER { vocabulary * dim } else { 0 };
         Ok(layers * layer + head)
     }
 }
 
 fn within(field: &'static str, value: u64, min: u64, max: u64) -> Result<(), HeaderError> {
-    if (min..=max).contains(&value) {
-        Ok(())
-    } else {
-        Err(HeaderError::OutOfBounds {
-            field,
-            value,
-            min,
-            max,
-        })
-    }
+    if (min..=max).contains(&value) { Ok(()) } else { Err(HeaderError::OutOfBounds { field, value, min, max }) }
 }
 
 fn zero(field: &'static str, value: u32, reason: &'static str) -> Result<(), HeaderError> {
-    if value == 0 {
-        Ok(())
-    } else {
-        Err(HeaderError::NotZero {
-            field,
-            value: u64::from(value),
-            reason,
-        })
-    }
+    if value == 0 { Ok(()) } else { Err(HeaderError::NotZero { field, value: u64::from(value), reason }) }
 }
 
 fn inconsistent(field: &'static str, value: u32, rule: &'static str) -> HeaderError {
-    HeaderError::Inconsistent {
-        field,
-        value: u64::from(value),
-        rule,
-    }
+    HeaderError::Inconsistent { field, value: u64::from(value), rule }
 }

@@ -6,6 +6,9 @@
 //! | [`bounds`] | the bounds from which every proof of width starts |
 //! | [`format`] | quantised matrices, tables, vectors |
 //! | [`arith`] | the two roundings and the clamps |
+//! | [`tables`] | the two tables of the profile |
+//! | [`reference`] | the definition of every op, one plain function each |
+//! | [`kernels`] | the same, fast |
 //! | [`encoder`] | the BERT encoder: weights, order of tensors, forward pass |
 
 #![deny(
@@ -21,8 +24,10 @@ pub mod bounds;
 pub mod encoder;
 pub mod format;
 pub mod header;
+pub mod kernels;
+pub mod reference;
+#[cfg(feature = "test-support")]
+pub mod sample;
+pub mod tables;
 
-const _: () = assert!(
-    usize::BITS >= 64,
-    "sizes are computed in usize; 32-bit targets are not proven"
-);
+const _: () = assert!(usize::BITS >= 64, "sizes are computed in usize; 32-bit targets are not proven");

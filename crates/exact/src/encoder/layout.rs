@@ -123,16 +123,8 @@ pub enum TensorShape {
 impl fmt::Display for TensorShape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Matrix {
-                rows,
-                cols,
-                bias: true,
-            } => write!(f, "a matrix of {rows} x {cols} with bias"),
-            Self::Matrix {
-                rows,
-                cols,
-                bias: false,
-            } => write!(f, "a matrix of {rows} x {cols} without bias"),
+            Self::Matrix { rows, cols, bias: true } => write!(f, "a matrix of {rows} x {cols} with bias"),
+            Self::Matrix { rows, cols, bias: false } => write!(f, "a matrix of {rows} x {cols} without bias"),
             Self::Table { rows, width } => write!(f, "an int32 table of {rows} x {width}"),
             Self::Vector { len } => write!(f, "an int32 vector of {len}"),
         }
@@ -155,17 +147,7 @@ pub struct TensorSpec {
 pub fn tensor_specs(header: &Header) -> Result<Vec<TensorSpec>, EncoderError> {
     header.validate()?;
     supported(header)?;
-    let [
-        vocabulary,
-        dim,
-        heads,
-        kv_heads,
-        head_dim,
-        ffn,
-        context,
-        layers,
-        types,
-    ] = [
+    let [vocabulary, dim, heads, kv_heads, head_dim, ffn, context, layers, types] = [
         header.vocabulary,
         header.dim,
         header.heads,
@@ -184,21 +166,9 @@ pub fn tensor_specs(header: &Header) -> Result<Vec<TensorSpec>, EncoderError> {
     let mut specs = Vec::with_capacity(6 + layers * LayerTensor::ALL.len());
     let mut push = |name, shape| specs.push(TensorSpec { name, shape });
     push(TensorName::Words, matrix(vocabulary, dim, false));
-    push(
-        TensorName::Positions,
-        TensorShape::Table {
-            rows: context,
-            width: dim,
-        },
-    );
+    push(TensorName::Positions, TensorShape::Table { rows: context, width: dim });
     if types > 0 {
-        push(
-            TensorName::TokenTypes,
-            TensorShape::Table {
-                rows: types,
-                width: dim,
-            },
-        );
+        push(TensorName::TokenTypes, TensorShape::Table { rows: types, width: dim });
     }
     push(TensorName::EmbeddingGain, vector);
     push(TensorName::EmbeddingBias, vector);
@@ -210,44 +180,23 @@ pub fn tensor_specs(header: &Header) -> Result<Vec<TensorSpec>, EncoderError> {
                 LayerTensor::Output => matrix(dim, heads * head_dim, output_bias),
                 LayerTensor::Up => matrix(ffn, dim, output_bias),
                 LayerTensor::Down => matrix(dim, ffn, output_bias),
-                LayerTensor::AttentionGain
-                | LayerTensor::AttentionBias
-                | LayerTensor::FfnGain
-                | LayerTensor::FfnBias => vector,
+                LayerTensor::AttentionGain | LayerTensor::AttentionBias | LayerTensor::FfnGain | LayerTensor::FfnBias => vector,
             };
             push(TensorName::Layer(layer, tensor), shape);
         }
     }
-    push(
-        TensorName::ValueShifts,
-        TensorShape::Table {
-            rows: layers,
-            width: kv_heads,
-        },
-    );
+    push(TensorName::ValueShifts, TensorShape::Table { rows: layers, width: kv_heads });
     Ok(specs)
 }
 
 /// What this release can run: the BERT encoder. Other legal headers are refused here, by field.
 fn supported(header: &Header) -> Result<(), EncoderError> {
     let only = |field, value: u32, supported: u32| {
-        if value == supported {
-            Ok(())
-        } else {
-            Err(EncoderError::Unsupported {
-                field,
-                value,
-                supported,
-            })
-        }
+        if value == supported { Ok(()) } else { Err(EncoderError::Unsupported { field, value, supported }) }
     };
     only("family", header.family, header::FAMILY_ENCODER)?;
     only("norm", header.norm, header::NORM_LAYER)?;
     only("activation", header.activation, header::ACTIVATION_GELU_ERF)?;
     let shape = flag::GATED_FFN | flag::POST_NORM | flag::LEARNED_POSITIONS;
-    only(
-        "flags (bits 0, 5 and 7)",
-        header.flags & shape,
-        flag::POST_NORM | flag::LEARNED_POSITIONS,
-    )
+    only("flags (bits 0, 5 and 7)", header.flags & shape, flag::POST_NORM | flag::LEARNED_POSITIONS)
 }

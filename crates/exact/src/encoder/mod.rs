@@ -1,8 +1,10 @@
 //! The BERT encoder: its weights, their order, and the function from ids to a vector.
 
+mod forward;
 mod layout;
 mod weights;
 
+pub use forward::{Encoder, Output};
 pub use layout::{LayerTensor, TensorName, TensorShape, TensorSpec, tensor_specs};
 pub use weights::{EncoderWeights, LayerWeights, Norm, Tensor, TensorRef};
 
@@ -47,10 +49,7 @@ pub enum EncoderError {
     #[error("there are more tensors than the header asks for")]
     LeftOver,
     /// A static shift of values outside 0 to 16.
-    #[error(
-        "layer {layer}, head {head}: the static value shift is {shift}, must be 0 to {}",
-        bounds::VALUE_SHIFT_MAX
-    )]
+    #[error("layer {layer}, head {head}: the static value shift is {shift}, must be 0 to {}", bounds::VALUE_SHIFT_MAX)]
     ValueShift {
         /// Layer, from 0.
         layer: usize,

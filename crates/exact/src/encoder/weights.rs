@@ -84,15 +84,8 @@ impl TensorRef<'_> {
     #[must_use]
     pub fn shape(&self) -> TensorShape {
         match self {
-            Self::Matrix(matrix) => TensorShape::Matrix {
-                rows: matrix.rows(),
-                cols: matrix.cols(),
-                bias: matrix.has_bias(),
-            },
-            Self::Table(table) => TensorShape::Table {
-                rows: table.rows(),
-                width: table.width(),
-            },
+            Self::Matrix(matrix) => TensorShape::Matrix { rows: matrix.rows(), cols: matrix.cols(), bias: matrix.has_bias() },
+            Self::Table(table) => TensorShape::Table { rows: table.rows(), width: table.width() },
             Self::Vector(vector) => TensorShape::Vector { len: vector.len() },
         }
     }
@@ -121,21 +114,9 @@ impl LayerWeights {
     fn tensors(&self) -> [TensorRef<'_>; 10] {
         let [attention_gain, attention_bias] = self.attention_norm.tensors();
         let [ffn_gain, ffn_bias] = self.ffn_norm.tensors();
-        let [query, key, value, output] =
-            [&self.query, &self.key, &self.value, &self.output].map(TensorRef::Matrix);
+        let [query, key, value, output] = [&self.query, &self.key, &self.value, &self.output].map(TensorRef::Matrix);
         let [up, down] = [&self.up, &self.down].map(TensorRef::Matrix);
-        [
-            query,
-            key,
-            value,
-            output,
-            attention_gain,
-            attention_bias,
-            up,
-            down,
-            ffn_gain,
-            ffn_bias,
-        ]
+        [query, key, value, output, attention_gain, attention_bias, up, down, ffn_gain, ffn_bias]
     }
 }
 
@@ -143,72 +124,33 @@ impl EncoderWeights {
     /// Every tensor with its name, in the order that is hashed and stored.
     pub fn tensors(&self) -> impl Iterator<Item = (TensorName, TensorRef<'_>)> {
         let [gain, bias] = self.embedding_norm.tensors();
-        let before = [
-            (TensorName::Words, TensorRef::Matrix(&self.words)),
-            (TensorName::Positions, TensorRef::Table(&self.positions)),
-        ];
-        let types = self
-            .token_types
-            .iter()
-            .map(|types| (TensorName::TokenTypes, TensorRef::Table(types)));
-        let norm = [
-            (TensorName::EmbeddingGain, gain),
-            (TensorName::EmbeddingBias, bias),
-        ];
+        let before = [(TensorName::Words, TensorRef::Matrix(&self.words)), (TensorName::Positions, TensorRef::Table(&self.positions))];
+        let types = self.token_types.iter().map(|types| (TensorName::TokenTypes, TensorRef::Table(types)));
+        let norm = [(TensorName::EmbeddingGain, gain), (TensorName::EmbeddingBias, bias)];
         let layers = (0u32..).zip(&self.layers).flat_map(|(layer, weights)| {
-            LayerTensor::ALL
-                .into_iter()
-                .zip(weights.tensors())
-                .map(move |(name, tensor)| (TensorName::Layer(layer, name), tensor))
+            LayerTensor::ALL.into_iter().zip(weights.tensors()).map(move |(name, tensor)| (TensorName::Layer(layer, name), tensor))
         });
-        let last = [(
-            TensorName::ValueShifts,
-            TensorRef::Table(&self.value_shifts),
-        )];
-        before
-            .into_iter()
-            .chain(types)
-            .chain(norm)
-            .chain(layers)
-            .chain(last)
+        let last = [(TensorName::ValueShifts, TensorRef::Table(&self.value_shifts))];
+        before.into_iter().chain(types).chain(norm).chain(layers).chain(last)
     }
 
     /// Builds the weights from tensors in the order of [`tensor_specs`], checking each against the header.
     ///
     /// # Errors
     /// The header is invalid or unsupported, a tensor is missing, left over, or of another kind or size, or a value shift is out of bounds.
-    pub fn from_tensors(
-        header: &Header,
-        tensors: impl IntoIterator<Item = Tensor>,
-    ) -> Result<Self, EncoderError> {
+    pub fn from_tensors(header: &Header, tensors: impl IntoIterator<Item = Tensor>) -> Result<Self, EncoderError> {
         let specs = tensor_specs(header)?;
-        let mut reader = Reader {
-            specs: specs.into_iter(),
-            tensors: tensors.into_iter(),
-        };
+        let mut reader = Reader { specs: specs.into_iter(), tensors: tensors.into_iter() };
         let words = reader.matrix()?;
         let positions = reader.table()?;
-        let token_types = if header.token_types > 0 {
-            Some(reader.table()?)
-        } else {
-            None
-        };
+        let token_types = if header.token_types > 0 { Some(reader.table()?) } else { None };
         let embedding_norm = reader.norm()?;
-        let layers = (0..header.layers)
-            .map(|_| reader.layer())
-            .collect::<Result<_, _>>()?;
+        let layers = (0..header.layers).map(|_| reader.layer()).collect::<Result<_, _>>()?;
         let value_shifts = reader.table()?;
         if reader.tensors.next().is_some() {
             return Err(EncoderError::LeftOver);
         }
-        let weights = Self {
-            words,
-            positions,
-            token_types,
-            embedding_norm,
-            layers,
-            value_shifts,
-        };
+        let weights = Self { words, positions, token_types, embedding_norm, layers, value_shifts };
         weights.check_value_shifts()?;
         Ok(weights)
     }
@@ -233,11 +175,7 @@ impl EncoderWeights {
 
     fn check_value_shifts(&self) -> Result<(), EncoderError> {
         for (layer, row) in self.value_shifts.iter_rows().enumerate() {
-            if let Some((head, &shift)) = row
-                .iter()
-                .enumerate()
-                .find(|(_, shift)| !(0..=bounds::VALUE_SHIFT_MAX).contains(*shift))
-            {
+            if let Some((head, &shift)) = row.iter().enumerate().find(|(_, shift)| !(0..=bounds::VALUE_SHIFT_MAX).contains(*shift)) {
                 return Err(EncoderError::ValueShift { layer, head, shift });
             }
         }
@@ -246,15 +184,7 @@ impl EncoderWeights {
 }
 
 fn fits(spec: TensorSpec, actual: TensorShape) -> Result<(), EncoderError> {
-    if actual == spec.shape {
-        Ok(())
-    } else {
-        Err(EncoderError::Shape {
-            name: spec.name,
-            actual,
-            expected: spec.shape,
-        })
-    }
+    if actual == spec.shape { Ok(()) } else { Err(EncoderError::Shape { name: spec.name, actual, expected: spec.shape }) }
 }
 
 struct Reader<S, T> {
@@ -265,10 +195,7 @@ struct Reader<S, T> {
 impl<S: Iterator<Item = TensorSpec>, T: Iterator<Item = Tensor>> Reader<S, T> {
     fn next(&mut self) -> Result<Tensor, EncoderError> {
         let spec = self.specs.next().ok_or(EncoderError::LeftOver)?;
-        let tensor = self
-            .tensors
-            .next()
-            .ok_or(EncoderError::Missing { name: spec.name })?;
+        let tensor = self.tensors.next().ok_or(EncoderError::Missing { name: spec.name })?;
         fits(spec, tensor.as_ref().shape())?;
         Ok(tensor)
     }
@@ -295,10 +222,7 @@ impl<S: Iterator<Item = TensorSpec>, T: Iterator<Item = Tensor>> Reader<S, T> {
     }
 
     fn norm(&mut self) -> Result<Norm, EncoderError> {
-        Ok(Norm {
-            gain: self.vector()?,
-            bias: self.vector()?,
-        })
+        Ok(Norm { gain: self.vector()?, bias: self.vector()? })
     }
 
     fn layer(&mut self) -> Result<LayerWeights, EncoderError> {

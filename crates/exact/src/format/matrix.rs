@@ -45,12 +45,7 @@ impl Q8Matrix {
     ) -> Result<Self, FormatError> {
         const MAX_ROWS: usize = 1 << 24;
         const MAX_COLS: usize = 1 << 15;
-        const {
-            assert!(
-                MAX_ROWS == bounds::VOCABULARY as usize
-                    && MAX_COLS == bounds::PRODUCT_COLS as usize
-            )
-        };
+        const { assert!(MAX_ROWS == bounds::VOCABULARY as usize && MAX_COLS == bounds::PRODUCT_COLS as usize) };
         if !(1..=MAX_ROWS).contains(&rows) || !(1..=MAX_COLS).contains(&cols) {
             return Err(FormatError::Shape { rows, cols });
         }
@@ -65,33 +60,16 @@ impl Q8Matrix {
             size("bias", bias.len(), rows)?;
         }
         if let Some(at) = weights.as_slice().iter().position(|&w| w == i8::MIN) {
-            return Err(FormatError::Weight {
-                row: at / cols,
-                col: at % cols,
-            });
+            return Err(FormatError::Weight { row: at / cols, col: at % cols });
         }
         if let Some(at) = mantissas.iter().position(|&m| m == 0) {
-            return Err(FormatError::Mantissa {
-                row: at / groups,
-                group: at % groups,
-            });
+            return Err(FormatError::Mantissa { row: at / groups, group: at % groups });
         }
         let legal = bounds::ROW_SHIFT_MIN..=bounds::ROW_SHIFT_MAX;
-        if let Some((row, &shift)) = shifts
-            .iter()
-            .enumerate()
-            .find(|(_, shift)| !legal.contains(shift))
-        {
+        if let Some((row, &shift)) = shifts.iter().enumerate().find(|(_, shift)| !legal.contains(shift)) {
             return Err(FormatError::Shift { row, shift });
         }
-        Ok(Self {
-            rows,
-            cols,
-            weights,
-            mantissas,
-            shifts,
-            bias,
-        })
+        Ok(Self { rows, cols, weights, mantissas, shifts, bias })
     }
 
     /// Output rows.
@@ -148,10 +126,7 @@ impl Q8Matrix {
         let groups = self.groups();
         Some(Row {
             shift: *self.shifts.get(row)?,
-            bias: self
-                .bias
-                .as_ref()
-                .map_or(Some(0), |bias| bias.get(row).copied())?,
+            bias: self.bias.as_ref().map_or(Some(0), |bias| bias.get(row).copied())?,
             mantissas: self.mantissas.get(row * groups..(row + 1) * groups)?,
             weights: self.weights().get(row * self.cols..(row + 1) * self.cols)?,
         })
@@ -160,30 +135,16 @@ impl Q8Matrix {
     /// All output rows in order.
     pub fn iter_rows(&self) -> impl ExactSizeIterator<Item = Row<'_>> {
         let bias = |row: usize| self.bias.as_ref().map_or(0, |bias| bias[row]);
-        let parts = self
-            .weights()
-            .chunks_exact(self.cols)
-            .zip(self.mantissas.chunks_exact(self.groups()));
-        parts
-            .zip(&self.shifts)
-            .enumerate()
-            .map(move |(row, ((weights, mantissas), &shift))| Row {
-                shift,
-                bias: bias(row),
-                mantissas,
-                weights,
-            })
+        let parts = self.weights().chunks_exact(self.cols).zip(self.mantissas.chunks_exact(self.groups()));
+        parts.zip(&self.shifts).enumerate().map(move |(row, ((weights, mantissas), &shift))| Row {
+            shift,
+            bias: bias(row),
+            mantissas,
+            weights,
+        })
     }
 }
 
 pub(super) fn size(part: &'static str, actual: usize, expected: usize) -> Result<(), FormatError> {
-    if actual == expected {
-        Ok(())
-    } else {
-        Err(FormatError::Size {
-            part,
-            actual,
-            expected,
-        })
-    }
+    if actual == expected { Ok(()) } else { Err(FormatError::Size { part, actual, expected }) }
 }

@@ -17,10 +17,7 @@ use crate::bounds;
 #[non_exhaustive]
 pub enum FormatError {
     /// A matrix without elements or with a K beyond the widths that are proven.
-    #[error(
-        "a matrix of {rows} rows and {cols} columns: rows must be 1 to 2^24, columns 1 to {}",
-        bounds::PRODUCT_COLS
-    )]
+    #[error("a matrix of {rows} rows and {cols} columns: rows must be 1 to 2^24, columns 1 to {}", bounds::PRODUCT_COLS)]
     Shape {
         /// Rows asked for.
         rows: usize,
@@ -54,11 +51,7 @@ pub enum FormatError {
         group: usize,
     },
     /// A row shift outside 17 to 62.
-    #[error(
-        "row {row} has shift {shift}; shifts are {} to {}",
-        bounds::ROW_SHIFT_MIN,
-        bounds::ROW_SHIFT_MAX
-    )]
+    #[error("row {row} has shift {shift}; shifts are {} to {}", bounds::ROW_SHIFT_MIN, bounds::ROW_SHIFT_MAX)]
     Shift {
         /// Row.
         row: usize,

@@ -18,12 +18,7 @@ impl TableI32 {
         if width == 0 {
             return Err(FormatError::Shape { rows, cols: width });
         }
-        size(
-            "table",
-            data.len(),
-            rows.checked_mul(width)
-                .ok_or(FormatError::Shape { rows, cols: width })?,
-        )?;
+        size("table", data.len(), rows.checked_mul(width).ok_or(FormatError::Shape { rows, cols: width })?)?;
         Ok(Self { width, data })
     }
 
@@ -48,9 +43,7 @@ impl TableI32 {
     /// One row, or `None` past the last.
     #[must_use]
     pub fn row(&self, row: usize) -> Option<&[i32]> {
-        self.data
-            .get(row.checked_mul(self.width)?..)?
-            .get(..self.width)
+        self.data.get(row.checked_mul(self.width)?..)?.get(..self.width)
     }
 
     /// All rows in order.

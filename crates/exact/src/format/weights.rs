@@ -19,17 +19,10 @@ impl Weights {
     ///
     /// # Errors
     /// [`FormatError::Window`] if the buffer does not cover the window.
-    pub fn shared(
-        buffer: Arc<dyn AsRef<[i8]> + Send + Sync>,
-        window: Range<usize>,
-    ) -> Result<Self, FormatError> {
+    pub fn shared(buffer: Arc<dyn AsRef<[i8]> + Send + Sync>, window: Range<usize>) -> Result<Self, FormatError> {
         let len = (*buffer).as_ref().len();
         if window.start > window.end || window.end > len {
-            return Err(FormatError::Window {
-                start: window.start,
-                end: window.end,
-                len,
-            });
+            return Err(FormatError::Window { start: window.start, end: window.end, len });
         }
         Ok(Self { buffer, window })
     }
@@ -38,20 +31,14 @@ impl Weights {
     #[must_use]
     pub fn as_slice(&self) -> &[i8] {
         // A buffer that broke its promise and shrank yields nothing rather than a panic here.
-        (*self.buffer)
-            .as_ref()
-            .get(self.window.clone())
-            .unwrap_or_default()
+        (*self.buffer).as_ref().get(self.window.clone()).unwrap_or_default()
     }
 }
 
 impl From<Vec<i8>> for Weights {
     fn from(elements: Vec<i8>) -> Self {
         let window = 0..elements.len();
-        Self {
-            buffer: Arc::new(elements),
-            window,
-        }
+        Self { buffer: Arc::new(elements), window }
     }
 }
 

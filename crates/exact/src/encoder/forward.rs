@@ -1,0 +1,144 @@
+//! The function from ids to a vector.
+
+use std::{
+    num::NonZeroUsize,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use quern_types::FinishReason;
+
+use super::{EncoderError, EncoderWeights};
+use crate::{
+    format::TableI32,
+    header::Header,
+    kernels::{Engine, Isa},
+};
+
+/// An encoder that can run: a valid header and weights that fit it.
+#[derive(Debug, Clone)]
+pub struct Encoder {
+    header: Header,
+    weights: EncoderWeights,
+    engine: Engine,
+}
+
+/// What an encoder makes of one item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// `Complete`, or why nothing was computed.
+    pub reason: FinishReason,
+    /// Unit length in Q15, `dim` elements; all zero where nothing was computed.
+    pub vector: Vec<i16>,
+    /// N, the rows of the final norm in Q14, one per position: what the work digest hashes. No rows where nothing was computed.
+    pub norm_rows: TableI32,
+}
+
+impl Output {
+    pub(crate) const fn computed(vector: Vec<i16>, norm_rows: TableI32) -> Self {
+        Self { reason: FinishReason::Complete, vector, norm_rows }
+    }
+
+    pub(crate) fn not_computed(reason: FinishReason, header: &Header) -> Self {
+        let dim = header.dim as usize;
+        let norm_rows = TableI32::new(0, dim, Vec::new()).unwrap_or_else(|error| unreachable!("{error}"));
+        Self { reason, vector: vec![0; dim], norm_rows }
+    }
+}
+
+impl Header {
+    /// Why a model with this header computes nothing of these ids, if it does not: empty, too long, unknown id, in this order
+    /// (PROTOCOL.md, section 1).
+    #[must_use]
+    pub fn refuse(&self, ids: &[u32]) -> Option<FinishReason> {
+        if ids.is_empty() {
+            Some(FinishReason::EmptyItem)
+        } else if ids.len() > self.context as usize {
+            Some(FinishReason::ItemTooLong)
+        } else if ids.iter().any(|&id| id >= self.vocabulary) {
+            Some(FinishReason::UnknownId)
+        } else {
+            None
+        }
+    }
+}
+
+impl Encoder {
+    /// An encoder with the fastest kernels of this machine. Packs the matrices once, which takes about their size in memory again.
+    ///
+    /// # Errors
+    /// The header is invalid or unsupported, or the weights do not fit it.
+    pub fn new(header: Header, weights: EncoderWeights) -> Result<Self, EncoderError> {
+        Self::with_isa(header, weights, Isa::detect())
+    }
+
+    /// As [`Encoder::new`] with kernels of one's choice; the results are the same to the bit.
+    ///
+    /// # Errors
+    /// As [`Encoder::new`].
+    pub fn with_isa(header: Header, weights: EncoderWeights, isa: Isa) -> Result<Self, EncoderError> {
+        weights.check(&header)?;
+        let engine = Engine::new(isa, &weights);
+        Ok(Self { header, weights, engine })
+    }
+
+    /// The header.
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The weights, as they are hashed.
+    #[must_use]
+    pub const fn weights(&self) -> &EncoderWeights {
+        &self.weights
+    }
+
+    /// The embedding of one item. A total function: empty, over-long and unknown ids have their defined result.
+    #[must_use]
+    pub fn forward(&self, ids: &[u32]) -> Output {
+        match self.header.refuse(ids) {
+            Some(reason) => Output::not_computed(reason, &self.header),
+            None => self.engine.forward(&self.header, &self.weights, ids),
+        }
+    }
+
+    /// The outputs of many items, in their order, by `threads` threads. Keeps every item's final norm rows: for more than a few hundred
+    /// items use [`Encoder::embed_map`].
+    #[must_use]
+    pub fn embed_many<I: AsRef<[u32]> + Sync>(&self, items: &[I], threads: NonZeroUsize) -> Vec<Output> {
+        self.embed_map(items, threads, |_, output| output)
+    }
+
+    /// As [`Encoder::embed_many`], with each output (and its index) reduced by `map` on the thread that computed it.
+    ///
+    /// Threads take items one by one, so long ones do not hold up the rest; neither their number nor who takes what can change a bit.
+    pub fn embed_map<I, R, F>(&self, items: &[I], threads: NonZeroUsize, map: F) -> Vec<R>
+    where
+        I: AsRef<[u32]> + Sync,
+        R: Send,
+        F: Fn(usize, Output) -> R + Sync,
+    {
+        let next = AtomicUsize::new(0);
+        let take = || {
+            let mut taken = Vec::new();
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(item) = items.get(at) else { return taken };
+                taken.push((at, map(at, self.forward(item.as_ref()))));
+            }
+        };
+        let mut results = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads.get().min(items.len())).map(|_| scope.spawn(take)).collect();
+            let mut results = take();
+            for other in others {
+                match other.join() {
+                    Ok(more) => results.extend(more),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            results
+        });
+        results.sort_unstable_by_key(|(at, _)| *at);
+        results.into_iter().map(|(_, result)| result).collect()
+    }
+}

@@ -1,0 +1,21 @@
+//! Fast twins of [`reference`](crate::reference), equal to the bit on every input. Portable code that the compiler vectorises, and
+//! AVX2 where the machine has it; which one runs never shows in a result.
+//!
+//! Sums here wrap instead of checking: the bounds beside each plain twin prove that nothing does. `unsafe` is only the call of a
+//! function that was compiled for AVX2, after asking the machine, and loads whose bounds were checked on the lines before.
+
+mod activation;
+mod attention;
+mod engine;
+mod isa;
+mod linear;
+mod norm;
+mod operand;
+
+pub use activation::gelu_erf;
+pub use attention::bidirectional;
+pub(crate) use engine::Engine;
+pub use isa::Isa;
+pub use linear::{Packed, linear};
+pub use norm::layer_norm;
+pub use operand::{Operands, to_operands};

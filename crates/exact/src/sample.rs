@@ -1,0 +1,144 @@
+//! Deterministic random encoders for tests (feature `test-support`). Not part of the profile: nothing here is hashed anywhere but in tests.
+
+use crate::{
+    bounds::{GROUP, ROW_SHIFT_MIN},
+    encoder::{Encoder, EncoderError, EncoderWeights, Tensor, TensorName, TensorShape, tensor_specs},
+    format::{FormatError, Q8Matrix, TableI32, VectorI32},
+    header::{self, Header, NO_ID, flag},
+};
+
+/// SplitMix64: the same numbers on every machine, for ever.
+#[derive(Debug, Clone)]
+pub struct Generator(u64);
+
+impl Generator {
+    /// A stream of numbers for this seed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next 64 bits.
+    pub const fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number of `low..=high`.
+    ///
+    /// # Panics
+    /// If `low` is greater than `high`.
+    pub fn within(&mut self, low: i64, high: i64) -> i64 {
+        assert!(low <= high, "an empty range has no number");
+        let span = i128::from(high) - i128::from(low) + 1;
+        let offset = (i128::from(self.next_u64()) * span) >> 64;
+        i64::try_from(i128::from(low) + offset).unwrap_or(low)
+    }
+
+    fn i32s(&mut self, len: usize, low: i32, high: i32) -> Vec<i32> {
+        (0..len).map(|_| i32::try_from(self.within(i64::from(low), i64::from(high))).unwrap_or(0)).collect()
+    }
+}
+
+/// A small encoder's header: 2 layers, dim 48, 3 heads of 16, ffn 144 (a ragged second group), context 24, vocabulary 100.
+#[must_use]
+pub fn small_header() -> Header {
+    Header {
+        profile: header::PROFILE_Q8A16,
+        family: header::FAMILY_ENCODER,
+        vocabulary: 100,
+        dim: 48,
+        layers: 2,
+        heads: 3,
+        kv_heads: 3,
+        head_dim: 16,
+        ffn: 144,
+        context: 24,
+        window: 0,
+        // round(1e-12 · 48 · 2^28) = 0
+        epsilon: 0,
+        // round(log2(e) / sqrt(16) · 2^24)
+        score_scale: 6_051_102,
+        norm: header::NORM_LAYER,
+        activation: header::ACTIVATION_GELU_ERF,
+        flags: flag::QKV_BIAS | flag::OUTPUT_BIAS | flag::POST_NORM | flag::LEARNED_POSITIONS,
+        pooling: header::POOLING_MEAN,
+        token_types: 2,
+        prefix_id: NO_ID,
+        padding_id: NO_ID,
+        stop_ids: [NO_ID; 8],
+        embedding_scale: 0,
+        attention_soft_cap: 0,
+        logit_soft_cap: 0,
+        rotary_dims: 0,
+        window_pattern: 0,
+        reserved: [0; 6],
+    }
+}
+
+/// The header of all-MiniLM-L6-v2: 6 layers, dim 384, 12 heads of 32, ffn 1536, context 512, vocabulary 30,522.
+#[must_use]
+pub fn minilm_header() -> Header {
+    Header {
+        vocabulary: 30_522,
+        dim: 384,
+        layers: 6,
+        heads: 12,
+        kv_heads: 12,
+        head_dim: 32,
+        ffn: 1536,
+        context: 512,
+        // round(log2(e) / sqrt(32) · 2^24)
+        score_scale: 4_278_775,
+        ..small_header()
+    }
+}
+
+/// A matrix with weights over their whole range and realistic magnitudes, about `2^-5`.
+///
+/// # Errors
+/// The shape is out of bounds.
+pub fn matrix(generator: &mut Generator, rows: usize, cols: usize, bias: bool) -> Result<Q8Matrix, FormatError> {
+    let elements = rows.saturating_mul(cols);
+    let weights = (0..elements).map(|_| i8::try_from(generator.within(-127, 127)).unwrap_or(0)).collect::<Vec<_>>();
+    let mantissas = (0..rows * cols.div_ceil(GROUP)).map(|_| u16::try_from(generator.within(1 << 15, 65_535)).unwrap_or(1)).collect();
+    let shifts = (0..rows).map(|_| u8::try_from(generator.within(26, 28)).unwrap_or(ROW_SHIFT_MIN)).collect();
+    let bias = bias.then(|| generator.i32s(rows, -4096, 4096));
+    Q8Matrix::new(rows, cols, weights, mantissas, shifts, bias)
+}
+
+/// Random weights that fit the header; the same for the same seed, for ever.
+///
+/// # Errors
+/// The header is invalid or unsupported.
+pub fn weights(header: &Header, seed: u64) -> Result<EncoderWeights, EncoderError> {
+    let mut generator = Generator::new(seed);
+    let tensors = tensor_specs(header)?.into_iter().map(|spec| tensor(&mut generator, spec.name, spec.shape));
+    EncoderWeights::from_tensors(header, tensors.collect::<Vec<_>>())
+}
+
+/// An encoder of random weights.
+///
+/// # Errors
+/// As [`weights`].
+pub fn encoder(header: &Header, seed: u64) -> Result<Encoder, EncoderError> {
+    Encoder::new(header.clone(), weights(header, seed)?)
+}
+
+fn tensor(generator: &mut Generator, name: TensorName, shape: TensorShape) -> Tensor {
+    match shape {
+        TensorShape::Matrix { rows, cols, bias } => {
+            Tensor::Matrix(matrix(generator, rows, cols, bias).unwrap_or_else(|error| unreachable!("a valid header: {error}")))
+        }
+        TensorShape::Table { rows, width } => {
+            let (low, high) = if name == TensorName::ValueShifts { (0, 2) } else { (-3000, 3000) };
+            let data = generator.i32s(rows * width, low, high);
+            Tensor::Table(TableI32::new(rows, width, data).unwrap_or_else(|error| unreachable!("a valid header: {error}")))
+        }
+        // Gains around one, biases around zero.
+        TensorShape::Vector { len } => Tensor::Vector(VectorI32::from(generator.i32s(len, -2000, 18_000))),
+    }
+}
