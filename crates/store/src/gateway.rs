@@ -1,0 +1,275 @@
+//! Serves a store over the Trustless Gateway (<https://specs.ipfs.tech/http-gateways/trustless-gateway/>), so that any IPFS client can fetch and
+//! verify: `GET` and `HEAD` of `/ipfs/{cid}` as a raw block or as a CAR.
+//!
+//! | status | when |
+//! |---|---|
+//! | 304 | `If-None-Match` names what would be sent |
+//! | 400 | not a CIDv1 in base32 with sha2-256 and codec raw or dag-pb; an unknown `dag-scope` |
+//! | 404 | the block is not in the store; a path below a CID |
+//! | 406 | neither raw nor CAR version 1 was asked for |
+//! | 500 | the block is damaged here, or the disk failed; the log says more |
+//! | 501 | `entity-bytes` |
+//! | 503 | too many requests at once |
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Query, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bytes::BytesMut;
+use futures::stream;
+use quern_types::ContentId;
+use tokio::{
+    io::{AsyncReadExt, AsyncWrite, DuplexStream, duplex},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep, sleep},
+};
+
+use crate::{ContentStore, StoreError, car};
+
+const RAW: &str = "application/vnd.ipld.raw";
+const CAR: &str = "application/vnd.ipld.car";
+const CAR_TYPE: &str = "application/vnd.ipld.car; version=1; order=dfs; dups=n";
+const IMMUTABLE: &str = "public, max-age=29030400, immutable";
+
+/// Requests answered at once; each holds at most a block and what is on its way to the client.
+const MAX_REQUESTS: usize = 256;
+/// A client that takes nothing of its CAR for so long is cut off.
+const STALL: Duration = Duration::from_secs(30);
+/// Bytes of a CAR on their way between the store and the connection.
+const PIPE_BYTES: usize = 256 << 10;
+/// Bytes handed to the connection at once.
+const PART_BYTES: usize = 64 << 10;
+
+/// The gateway over `store`. Give it a store that holds content itself: over one that fetches, every visitor could make this machine fetch
+/// anything.
+pub fn router(store: Arc<dyn ContentStore>) -> Router {
+    let gateway = Gateway { store, requests: Arc::new(Semaphore::new(MAX_REQUESTS)) };
+    Router::new().route("/ipfs/{cid}", get(serve)).route("/ipfs/{cid}/{*path}", get(below)).with_state(gateway)
+}
+
+#[derive(Clone)]
+struct Gateway {
+    store: Arc<dyn ContentStore>,
+    requests: Arc<Semaphore>,
+}
+
+#[derive(serde::Deserialize)]
+struct Asked {
+    format: Option<String>,
+    #[serde(rename = "dag-scope")]
+    dag_scope: Option<String>,
+    #[serde(rename = "entity-bytes")]
+    entity_bytes: Option<String>,
+}
+
+/// What to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Block,
+    Car(Scope),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    Block,
+    // `all` and `entity`, which for a file are the same.
+    All,
+}
+
+type Refusal = (StatusCode, String);
+
+fn refuse<T>(status: StatusCode, why: impl Into<String>) -> Result<T, Refusal> {
+    Err((status, why.into() + "\n"))
+}
+
+async fn below() -> Response {
+    (StatusCode::NOT_FOUND, "only whole blobs are kept here: ask for /ipfs/{cid}\n").into_response()
+}
+
+async fn serve(
+    State(gateway): State<Gateway>,
+    Path(cid): Path<String>,
+    Query(asked): Query<Asked>,
+    method: Method,
+    headers: HeaderMap,
+) -> Response {
+    match answer(gateway, &cid, &asked, &method, &headers).await {
+        Ok(response) => response,
+        Err((status, why)) => {
+            let headers = [(header::CACHE_CONTROL, "no-store"), (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")];
+            (status, headers, why).into_response()
+        }
+    }
+}
+
+async fn answer(gateway: Gateway, cid: &str, asked: &Asked, method: &Method, headers: &HeaderMap) -> Result<Response, Refusal> {
+    let id: ContentId = cid.parse().or_else(|error| refuse(StatusCode::BAD_REQUEST, format!("{error}")))?;
+    let form = form(asked, headers)?;
+    let Ok(permit) = gateway.requests.clone().try_acquire_owned() else {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once, ask again");
+    };
+    let (kind, file_name, etag) = match form {
+        Form::Block => (RAW, format!("{id}.bin"), format!("\"{id}.raw\"")),
+        Form::Car(Scope::All) => (CAR_TYPE, format!("{id}.car"), format!("\"{id}.car\"")),
+        Form::Car(Scope::Block) => (CAR_TYPE, format!("{id}.car"), format!("\"{id}.block.car\"")),
+    };
+    let block = gateway.store.get_block(id).await.or_else(|error| failed(id, &error))?;
+    let (status, body) = match form {
+        _ if matches(headers, &etag) => (StatusCode::NOT_MODIFIED, Body::empty()),
+        // Taken from a GET's body by axum, with its length left in the header.
+        Form::Block => (StatusCode::OK, Body::from(block)),
+        Form::Car(_) if method == Method::HEAD => (StatusCode::OK, Body::empty()),
+        Form::Car(scope) => (StatusCode::OK, car_body(gateway.store, id, scope, permit)),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let set = [
+        (header::CONTENT_TYPE, kind.to_owned()),
+        (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{file_name}\"")),
+        (header::CACHE_CONTROL, IMMUTABLE.to_owned()),
+        (header::ETAG, etag),
+        (header::VARY, "accept".to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*".to_owned()),
+        (header::HeaderName::from_static("x-ipfs-path"), format!("/ipfs/{id}")),
+        (header::HeaderName::from_static("x-ipfs-roots"), id.to_string()),
+    ];
+    for (name, value) in set {
+        let value = HeaderValue::try_from(value).or_else(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        response.headers_mut().insert(name, value);
+    }
+    Ok(response)
+}
+
+fn failed<T>(id: ContentId, error: &StoreError) -> Result<T, Refusal> {
+    if error.is_absent() {
+        return refuse(StatusCode::NOT_FOUND, format!("{id} is not here"));
+    }
+    // Paths and addresses stay in the log.
+    tracing::error!(%id, %error, "gateway.failed");
+    refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("{id} cannot be read here"))
+}
+
+/// `format` in the query goes before the `Accept` header, as the specification has it.
+fn form(asked: &Asked, headers: &HeaderMap) -> Result<Form, Refusal> {
+    if asked.entity_bytes.is_some() {
+        return refuse(StatusCode::NOT_IMPLEMENTED, "entity-bytes is not served here; leave it out and cut the file yourself");
+    }
+    let scope = match asked.dag_scope.as_deref() {
+        None | Some("all" | "entity") => Scope::All,
+        Some("block") => Scope::Block,
+        Some(other) => return refuse(StatusCode::BAD_REQUEST, format!("dag-scope is all, entity or block, not {other:?}")),
+    };
+    match asked.format.as_deref() {
+        Some("raw") => return Ok(Form::Block),
+        Some("car") => return Ok(Form::Car(scope)),
+        Some(_) => {}
+        None => {
+            let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+            for range in accepted.flat_map(|value| value.split(',')) {
+                if let Some(form) = accept(range, scope) {
+                    return Ok(form);
+                }
+            }
+        }
+    }
+    refuse(StatusCode::NOT_ACCEPTABLE, format!("only ?format=raw or car, or Accept: {RAW} or {CAR}, is served here"))
+}
+
+/// The form that one media range of an `Accept` header asks for.
+fn accept(range: &str, scope: Scope) -> Option<Form> {
+    let mut parts = range.split(';').map(|part| part.trim().to_ascii_lowercase());
+    let kind = parts.next()?;
+    let mut fits = true;
+    for part in parts {
+        match part.split_once('=') {
+            Some(("q", weight)) => fits &= weight.trim().parse::<f32>().is_ok_and(|weight| weight > 0.0),
+            Some(("version", version)) => fits &= version == "1",
+            Some(("order", order)) => fits &= matches!(order, "dfs" | "unk"),
+            // Duplicates are optional where they are asked for: a client that takes them takes a CAR without.
+            _ => {}
+        }
+    }
+    match kind.as_str() {
+        RAW if fits => Some(Form::Block),
+        CAR if fits => Some(Form::Car(scope)),
+        _ => None,
+    }
+}
+
+fn matches(headers: &HeaderMap, etag: &str) -> bool {
+    let named = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    named.flat_map(|value| value.split(',')).map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+}
+
+/// Streams the CAR. Where a block turns out to be missing or damaged on the way, the connection breaks off, so that the client cannot take
+/// what it has got for the whole.
+fn car_body(store: Arc<dyn ContentStore>, id: ContentId, scope: Scope, permit: OwnedSemaphorePermit) -> Body {
+    let (reader, writer) = duplex(PIPE_BYTES);
+    let exporting = tokio::spawn(async move {
+        let _permit = permit;
+        let mut writer = Hurried::new(writer);
+        match scope {
+            Scope::Block => car::export_block(&*store, id, &mut writer).await,
+            Scope::All => car::export(&*store, id, &mut writer).await,
+        }
+    });
+    Body::from_stream(stream::try_unfold((reader, exporting), move |(mut reader, exporting)| async move {
+        let mut part = BytesMut::with_capacity(PART_BYTES);
+        if reader.read_buf(&mut part).await? > 0 {
+            return Ok(Some((part.freeze(), (reader, exporting))));
+        }
+        // The writer is gone: because all is written, or because it failed.
+        match exporting.await.map_err(io::Error::other)? {
+            Ok(_) => Ok(None),
+            Err(error) => {
+                tracing::error!(%id, %error, "gateway.car_failed");
+                Err(io::Error::other(error))
+            }
+        }
+    }))
+}
+
+/// A pipe whose writes fail where the reader takes nothing for [`STALL`]: a client that does not read must not hold a request for ever.
+struct Hurried {
+    pipe: DuplexStream,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl Hurried {
+    fn new(pipe: DuplexStream) -> Self {
+        Self { pipe, patience: Box::pin(sleep(STALL)) }
+    }
+}
+
+impl AsyncWrite for Hurried {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.pipe).poll_write(context, bytes) {
+            Poll::Ready(written) => {
+                self.patience.as_mut().reset(Instant::now() + STALL);
+                Poll::Ready(written)
+            }
+            Poll::Pending => self.patience.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(context)
+    }
+}
