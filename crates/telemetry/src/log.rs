@@ -78,16 +78,12 @@ pub fn start(options: &LogOptions) -> Result<(), LogError> {
 ///
 /// # Errors
 /// The filter does not parse.
-pub fn subscriber<W>(
-    options: &LogOptions,
-    writer: W,
-) -> Result<Box<dyn tracing::Subscriber + Send + Sync>, LogError>
+pub fn subscriber<W>(options: &LogOptions, writer: W) -> Result<Box<dyn tracing::Subscriber + Send + Sync>, LogError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let directives = options.filter.as_deref().unwrap_or(DEFAULT_FILTER);
-    let filter = EnvFilter::try_new(directives)
-        .map_err(|source| LogError::Filter { filter: directives.to_owned(), source })?;
+    let filter = EnvFilter::try_new(directives).map_err(|source| LogError::Filter { filter: directives.to_owned(), source })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(options.colour);
     Ok(match options.format {
         LogFormat::Text => Box::new(builder.finish()),

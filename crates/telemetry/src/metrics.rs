@@ -48,9 +48,8 @@ impl Metrics {
     /// # Errors
     /// The bounds of the histograms were refused, which would be a defect here.
     pub fn recorder() -> Result<(PrometheusRecorder, Self), MetricsError> {
-        let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BOUNDS)?
-            .build_recorder();
+        let recorder =
+            PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BOUNDS)?.build_recorder();
         let handle = recorder.handle();
         Ok((recorder, Self { handle }))
     }
