@@ -130,13 +130,11 @@ pub enum Error {
         /// The job.
         job: JobId,
     },
-    /// The same intention with another content.
-    #[error("intent {key} is in the journal with another {what}: an intention keeps its content; use another key")]
-    OtherIntent {
+    /// The intention is there already.
+    #[error("intent {key} is in the journal already: read it, and go on from its attempts")]
+    IntentExists {
         /// The intention's key.
         key: String,
-        /// What differs.
-        what: &'static str,
     },
     /// The nonce already belongs to another intention.
     #[error("nonce {nonce} belongs to intent {owner}, intent {key} cannot have it: choose the next free one")]
@@ -154,15 +152,13 @@ pub enum Error {
         /// The key.
         key: String,
     },
-    /// The intention is not in a state that allows this.
-    #[error("intent {key} is {status}, so it cannot be {wanted}")]
-    IntentState {
+    /// What was written about an intention never changes, except where it stands and that attempts are added.
+    #[error("intent {key}: {what}; what the journal holds about an intention is only added to")]
+    IntentRewritten {
         /// The key.
         key: String,
-        /// Its status, with `settled` where that matters.
-        status: &'static str,
-        /// What was asked for.
-        wanted: &'static str,
+        /// What does not fit.
+        what: &'static str,
     },
     /// SQLite refused for another reason.
     #[error("database: {doing}")]

@@ -94,6 +94,11 @@ impl Database {
         self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(Error::sql("beginning a transaction"))
     }
 
+    /// A read transaction: all its statements see the same committed state.
+    pub(crate) async fn snapshot(&self) -> Result<Transaction<'static, Sqlite>> {
+        self.readers.begin().await.map_err(Error::sql("beginning to read"))
+    }
+
     /// Writes everything back into the one file and closes it.
     pub(crate) async fn close(self) {
         self.readers.close().await;

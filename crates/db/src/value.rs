@@ -62,11 +62,6 @@ impl<'r> Reader<'r> {
         u64::try_from(value).map_err(|_| self.bad(column, value))
     }
 
-    pub(crate) fn opt_number(&self, column: &'static str) -> Result<Option<u64>> {
-        let value: Option<i64> = self.get(column)?;
-        value.map(|value| u64::try_from(value).map_err(|_| self.bad(column, value))).transpose()
-    }
-
     pub(crate) fn yes(&self, column: &'static str) -> Result<bool> {
         match self.get::<i64>(column)? {
             0 => Ok(false),

@@ -10,7 +10,7 @@ use std::{
 use proptest::prelude::*;
 use quern_db::{
     Error, Severity,
-    journal::{Attempt, Intent, Journal, JournalBinding, Step},
+    journal::{Attempt, Intent, IntentStatus, Journal, JournalBinding, Step},
 };
 use quern_types::{Address, B256};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -142,9 +142,7 @@ async fn contents(journal: &Journal) -> Vec<String> {
         let fact = journal.fact(entry.job, "fact").await.expect("reads");
         lines.push(format!("{entry:?} {steps:?} {fact:?}"));
     }
-    for entry in journal.unsettled_intents(Address::ZERO).await.expect("reads") {
-        lines.push(format!("{entry:?} {:?}", journal.attempts(&entry.key).await.expect("reads")));
-    }
+    lines.extend(journal.unfinished_intents(Address::ZERO).await.expect("reads").iter().map(|intent| format!("{intent:?}")));
     lines
 }
 
@@ -156,6 +154,10 @@ fn killed_now(path: &Path, to: &Path) -> PathBuf {
     copy
 }
 
+fn attempt(byte: u8) -> Attempt {
+    Attempt { tx_hash: B256::repeat_byte(byte), raw: vec![byte; 1_000], max_fee_wei: 1, priority_fee_wei: 0, at_block: 1 }
+}
+
 /// A journal after each of a row of calls: `contents` after every call, the first being that of a new journal.
 async fn busy(path: &Path) -> (Journal, Vec<Vec<String>>) {
     let journal = open(path).await;
@@ -163,12 +165,22 @@ async fn busy(path: &Path) -> (Journal, Vec<Vec<String>>) {
     for byte in 1..=4 {
         journal.upsert_job(job(byte), &spec(byte), Step::Accepted).await.expect("is written");
         after.push(contents(&journal).await);
-        let key = format!("claim/{byte}");
-        let intent = Intent { key: &key, signer: Address::ZERO, to: Address::ZERO, value_wei: 1, calldata: &[byte; 900] };
-        journal.begin_intent(&intent, 0).await.expect("begins");
+        let mut intent = Intent {
+            key: format!("claim/{byte}"),
+            signer: Address::ZERO,
+            nonce: u64::from(byte),
+            to: Address::ZERO,
+            value_wei: 1,
+            calldata: vec![byte; 900],
+            gas_limit: 1,
+            status: IntentStatus::Open,
+            attempts: vec![attempt(byte)],
+            mined: None,
+        };
+        journal.insert_intent(&intent).await.expect("is written");
         after.push(contents(&journal).await);
-        let attempt = Attempt { tx_hash: B256::repeat_byte(byte), raw: &[byte; 1_000], gas_limit: 1, max_fee_wei: 1, priority_fee_wei: 0 };
-        journal.record_attempt(&key, &attempt).await.expect("records");
+        intent.attempts.push(attempt(byte + 100));
+        journal.update_intent(&intent).await.expect("an attempt is added");
         after.push(contents(&journal).await);
         journal.advance(job(byte), Step::Accepted, Step::Signed, "", &[("fact", &[byte; 3_000])]).await.expect("moves");
         after.push(contents(&journal).await);
@@ -223,7 +235,7 @@ proptest! {
             fs::write(&path, bytes).expect("writes");
             // Content bytes of a row carry no checksum in SQLite: those may differ, rows may not vanish.
             if let Ok(journal) = Journal::open(&path, &binding()).await
-                && let (Ok(jobs), Ok(intents)) = (journal.jobs().await, journal.unsettled_intents(Address::ZERO).await)
+                && let (Ok(jobs), Ok(intents)) = (journal.jobs().await, journal.unfinished_intents(Address::ZERO).await)
             {
                 let expected = after.last().map_or(0, Vec::len);
                 prop_assert!(jobs.len() + intents.len() >= expected - 1, "byte {} lost rows", position);

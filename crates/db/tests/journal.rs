@@ -6,24 +6,43 @@ use std::sync::Arc;
 
 use quern_db::{
     Error,
-    journal::{Attempt, Begun, EnergyReading, Intent, IntentStatus, Outcome, PriceEntry, Step},
+    journal::{Attempt, EnergyReading, Intent, IntentStatus, Journal, Mined, PriceEntry, Step},
 };
-use quern_types::{Address, Amount, B256, EnergyMethod, JobKind, ModelId};
+use quern_types::{Address, Amount, B256, BlockRef, EnergyMethod, JobKind, ModelId};
 use support::{file, folder, job, open, spec};
 
 const SIGNER: Address = Address::repeat_byte(0xaa);
 
-fn intent(key: &str) -> Intent<'_> {
-    Intent { key, signer: SIGNER, to: Address::repeat_byte(1), value_wei: 0, calldata: key.as_bytes() }
+fn intent(key: &str, nonce: u64) -> Intent {
+    Intent {
+        key: key.to_owned(),
+        signer: SIGNER,
+        nonce,
+        to: Address::repeat_byte(1),
+        value_wei: u128::MAX,
+        calldata: key.as_bytes().to_vec(),
+        gas_limit: 300_000,
+        status: IntentStatus::Open,
+        attempts: vec![attempt(u8::try_from(nonce).expect("small"))],
+        mined: None,
+    }
 }
 
-fn attempt(byte: u8) -> Attempt<'static> {
-    Attempt { tx_hash: B256::repeat_byte(byte), raw: &[2, 0xf8], gas_limit: 300_000, max_fee_wei: u128::MAX, priority_fee_wei: 1 }
+fn attempt(byte: u8) -> Attempt {
+    Attempt { tx_hash: B256::repeat_byte(byte), raw: vec![2, byte], max_fee_wei: u128::MAX, priority_fee_wei: 1, at_block: 9 }
 }
 
-fn mined(byte: u8, block_number: u64) -> Outcome<'static> {
-    let hash = B256::repeat_byte(byte);
-    Outcome { succeeded: true, tx_hash: hash, block_number, block_hash: B256::with_last_byte(byte), note: "" }
+fn mined(intent: Intent, block: u64) -> Intent {
+    let place = BlockRef { number: block, hash: B256::with_last_byte(1), timestamp: 1_700_000_000 };
+    let mined = Some(Mined { tx_hash: intent.attempts[0].tx_hash, block: place, succeeded: true });
+    Intent { status: IntentStatus::Mined, mined, ..intent }
+}
+
+async fn refused(journal: &Journal, changed: Intent, why: &str) {
+    let before = journal.intent(&changed.key).await.expect("reads");
+    let error = journal.update_intent(&changed).await.expect_err(why);
+    assert!(matches!(&error, Error::IntentRewritten { what, .. } if *what == why), "{error}");
+    assert_eq!(journal.intent(&changed.key).await.expect("reads"), before);
 }
 
 #[tokio::test]
@@ -107,111 +126,96 @@ async fn closed_jobs_are_not_pending() {
 }
 
 #[tokio::test]
-async fn intents_begun_at_once_have_distinct_nonces_without_gaps() {
+async fn nonce_wanted_by_many_tasks_belongs_to_one() {
     let folder = folder();
     let journal = Arc::new(open(&file(&folder)).await);
     let tasks: Vec<_> = (0..16)
         .map(|i| {
             let journal = Arc::clone(&journal);
-            tokio::spawn(async move {
-                // Each key is begun twice: the second finds the first.
-                let key = format!("claim/{}", i / 2);
-                journal.begin_intent(&intent(&key), 5).await.expect("begins").entry().nonce
-            })
+            let wanted = Intent { attempts: vec![attempt(100 + i)], ..intent(&format!("claim/{i}"), 5) };
+            tokio::spawn(async move { journal.insert_intent(&wanted).await })
         })
         .collect();
-    let mut nonces = Vec::new();
+    let mut won = 0;
     for task in tasks {
-        nonces.push(task.await.expect("does not panic"));
+        match task.await.expect("does not panic") {
+            Ok(()) => won += 1,
+            Err(error) => assert!(matches!(error, Error::NonceTaken { nonce: 5, .. }), "{error}"),
+        }
     }
-    nonces.sort_unstable();
-    assert_eq!(nonces, (5..13).flat_map(|nonce| [nonce, nonce]).collect::<Vec<u64>>());
-    assert_eq!(journal.next_nonce_floor(SIGNER).await.expect("reads"), 13);
-    assert_eq!(journal.next_nonce_floor(Address::ZERO).await.expect("reads"), 0);
+    assert_eq!(won, 1);
+    assert_eq!(journal.next_nonce(SIGNER).await.expect("reads"), Some(6));
+    assert_eq!(journal.next_nonce(Address::ZERO).await.expect("reads"), None);
+    // Another signer has its own nonces.
+    let other = Intent { signer: Address::ZERO, attempts: vec![attempt(1)], ..intent("other", 5) };
+    journal.insert_intent(&other).await.expect("is written");
 }
 
 #[tokio::test]
-async fn intent_begun_again_after_a_restart_keeps_nonce_and_attempts() {
+async fn intent_survives_a_restart_with_every_attempt() {
     let folder = folder();
     let journal = open(&file(&folder)).await;
-    let begun = journal.begin_intent(&intent("submit/1"), 3).await.expect("begins");
-    assert!(matches!(begun, Begun::New(_)));
-    assert_eq!(journal.record_attempt("submit/1", &attempt(1)).await.expect("records"), 0);
-    assert_eq!(journal.record_attempt("submit/1", &attempt(2)).await.expect("records"), 1);
-    assert_eq!(journal.record_attempt("submit/1", &attempt(1)).await.expect("is the same"), 0);
+    let first = intent("submit/1", 3);
+    journal.insert_intent(&first).await.expect("is written");
+    let replaced = Intent { attempts: vec![attempt(3), attempt(4)], ..first.clone() };
+    journal.update_intent(&replaced).await.expect("an attempt is added");
+    journal.update_intent(&replaced).await.expect("the same again changes nothing");
     drop(journal);
 
     let journal = open(&file(&folder)).await;
-    let Begun::Existing(entry) = journal.begin_intent(&intent("submit/1"), 99).await.expect("is there") else {
-        panic!("a second intention was begun");
-    };
-    assert_eq!((entry.nonce, entry.status), (3, IntentStatus::Open));
-    let attempts = journal.attempts("submit/1").await.expect("reads");
-    assert_eq!(
-        attempts.iter().map(|a| (a.tx_hash, a.nonce, a.max_fee_wei)).collect::<Vec<_>>(),
-        [(B256::repeat_byte(1), 3, u128::MAX), (B256::repeat_byte(2), 3, u128::MAX)]
-    );
-    let changed = Intent { calldata: b"more", ..intent("submit/1") };
-    let error = journal.begin_intent(&changed, 3).await.expect_err("another calldata");
-    assert!(matches!(error, Error::OtherIntent { what: "calldata", .. }), "{error}");
+    assert_eq!(journal.intent("submit/1").await.expect("reads"), Some(replaced.clone()));
+    assert_eq!(journal.unfinished_intents(SIGNER).await.expect("reads"), [replaced]);
+    let error = journal.insert_intent(&intent("submit/1", 4)).await.expect_err("the key is there");
+    assert!(matches!(error, Error::IntentExists { .. }), "{error}");
+    assert!(matches!(journal.update_intent(&intent("b", 9)).await, Err(Error::UnknownIntent { .. })));
 }
 
 #[tokio::test]
-async fn nonce_belongs_to_one_intent_until_it_is_abandoned() {
+async fn what_is_written_about_an_intent_is_only_added_to() {
     let folder = folder();
     let journal = open(&file(&folder)).await;
-    journal.begin_intent_at(&intent("a"), 7).await.expect("begins");
-    let error = journal.begin_intent_at(&intent("b"), 7).await.expect_err("is taken");
-    assert!(matches!(&error, Error::NonceTaken { owner, nonce: 7, .. } if owner == "a"), "{error}");
-    journal.begin_intent(&intent("c"), 7).await.expect("takes the next");
-    journal.abandon_intent("a", "never sent").await.expect("gives up");
-    assert_eq!(journal.begin_intent(&intent("d"), 7).await.expect("fills the gap").entry().nonce, 7);
-    assert_eq!(journal.renew_intent("a", 7).await.expect("comes back").nonce, 9);
-    let open: Vec<_> = journal.open_intents(SIGNER).await.expect("reads").into_iter().map(|entry| (entry.nonce, entry.key)).collect();
-    assert_eq!(open, [(7, "d".into()), (8, "c".into()), (9, "a".to_owned())]);
-    // Another signer has its own nonces.
-    let other = Intent { signer: Address::ZERO, ..intent("e") };
-    assert_eq!(journal.begin_intent(&other, 7).await.expect("begins").entry().nonce, 7);
+    let written = Intent { attempts: vec![attempt(1), attempt(2)], ..intent("a", 1) };
+    journal.insert_intent(&written).await.expect("is written");
+    refused(&journal, Intent { signer: Address::ZERO, ..written.clone() }, "the signer differs").await;
+    refused(&journal, Intent { nonce: 2, ..written.clone() }, "the nonce differs").await;
+    refused(&journal, Intent { calldata: vec![], ..written.clone() }, "the call differs").await;
+    refused(&journal, Intent { value_wei: 1, ..written.clone() }, "the call differs").await;
+    refused(&journal, Intent { gas_limit: 1, ..written.clone() }, "the gas limit differs").await;
+    refused(&journal, Intent { attempts: vec![attempt(1)], ..written.clone() }, "a recorded attempt is missing or differs").await;
+    refused(&journal, Intent { attempts: vec![attempt(2), attempt(1)], ..written.clone() }, "a recorded attempt is missing or differs")
+        .await;
+    refused(&journal, Intent { attempts: vec![], ..written.clone() }, "it has no attempt").await;
+    refused(&journal, Intent { status: IntentStatus::Mined, ..written.clone() }, "it is mined, but no block is given").await;
+    refused(&journal, Intent { status: IntentStatus::Open, ..mined(written.clone(), 5) }, "it is open, but a block is given").await;
+    let mut foreign = mined(written.clone(), 5);
+    foreign.mined = foreign.mined.map(|mined| Mined { tx_hash: B256::repeat_byte(9), ..mined });
+    refused(&journal, foreign, "the transaction that was mined is none of its attempts").await;
 }
 
 #[tokio::test]
-async fn mined_intent_can_be_reopened_until_it_is_settled() {
+async fn mined_intent_goes_back_until_it_is_final() {
     let folder = folder();
     let journal = open(&file(&folder)).await;
-    journal.begin_intent(&intent("a"), 0).await.expect("begins");
-    let error = journal.finish_intent("a", &mined(1, 10)).await.expect_err("no such attempt");
-    assert!(matches!(error, Error::OtherIntent { what: "transaction", .. }), "{error}");
-    journal.record_attempt("a", &attempt(1)).await.expect("records");
-    journal.finish_intent("a", &mined(1, 10)).await.expect("is mined");
-    assert!(journal.open_intents(SIGNER).await.expect("reads").is_empty());
-    assert_eq!(journal.unsettled_intents(SIGNER).await.expect("reads").len(), 1);
-
-    journal.reopen_intent("a").await.expect("the block is gone");
-    assert_eq!(journal.open_intents(SIGNER).await.expect("reads")[0].mined, None);
-    let reverted = Outcome { succeeded: false, note: "JobNotOpen", ..mined(1, 11) };
-    journal.finish_intent("a", &reverted).await.expect("is mined elsewhere");
-    journal.settle_intent("a").await.expect("is final");
-    let entry = journal.intent("a").await.expect("reads").expect("is there");
-    assert_eq!((entry.status, entry.settled, entry.note.as_str()), (IntentStatus::Reverted, true, "JobNotOpen"));
-    assert_eq!(entry.mined, Some((B256::repeat_byte(1), 11, B256::with_last_byte(1))));
-
-    for error in [
-        journal.reopen_intent("a").await,
-        journal.finish_intent("a", &mined(1, 12)).await,
-        journal.abandon_intent("a", "").await,
-        journal.renew_intent("a", 0).await.map(drop),
-        journal.record_attempt("a", &attempt(3)).await.map(drop),
-    ] {
-        assert!(matches!(error, Err(Error::IntentState { .. })), "{error:?}");
-    }
-    assert!(matches!(journal.settle_intent("b").await, Err(Error::UnknownIntent { .. })));
+    let open_ = intent("a", 0);
+    journal.insert_intent(&open_).await.expect("is written");
+    journal.update_intent(&mined(open_.clone(), 10)).await.expect("is mined");
+    journal.update_intent(&open_).await.expect("its block is gone");
+    assert_eq!(journal.intent("a").await.expect("reads"), Some(open_.clone()));
+    let last = Intent { status: IntentStatus::Final, ..mined(open_.clone(), 11) };
+    journal.update_intent(&last).await.expect("is final");
+    assert_eq!(journal.intent("a").await.expect("reads"), Some(last.clone()));
+    assert!(journal.unfinished_intents(SIGNER).await.expect("reads").is_empty());
+    refused(&journal, open_, "it is final").await;
+    refused(&journal, mined(last.clone(), 12), "it is final").await;
+    journal.update_intent(&last).await.expect("the same again changes nothing");
+    assert_eq!(journal.next_nonce(SIGNER).await.expect("reads"), Some(1));
 }
 
 #[tokio::test]
 async fn nonce_past_63_bits_is_refused() {
     let folder = folder();
     let journal = open(&file(&folder)).await;
-    let error = journal.begin_intent(&intent("a"), u64::MAX).await.expect_err("does not fit");
+    let error = journal.insert_intent(&Intent { nonce: u64::MAX, ..intent("a", 0) }).await.expect_err("does not fit");
     assert!(matches!(error, Error::TooLarge { what: "nonce", .. }), "{error}");
     assert!(journal.intent("a").await.expect("reads").is_none());
 }

@@ -40,37 +40,38 @@ CREATE TABLE job_fact (
 
 -- One row per thing to be done on the chain. The key names the intention, so a restart finds it and never sends it again under another nonce.
 CREATE TABLE intent (
-    intent_key TEXT NOT NULL PRIMARY KEY,  -- names the intention for ever, such as submit/0x<job id>
+    intent_key TEXT NOT NULL PRIMARY KEY,  -- names the intention for ever, such as job/0x<job id>/submit
     signer BLOB NOT NULL CHECK (length(signer) = 20),          -- account that signs and pays gas
-    nonce INTEGER NOT NULL CHECK (nonce >= 0),                 -- account nonce that belongs to this intention alone
+    nonce INTEGER NOT NULL CHECK (nonce >= 0),                 -- account nonce that belongs to this intention alone, for ever
     to_address BLOB NOT NULL CHECK (length(to_address) = 20),  -- contract called
     value_wei TEXT NOT NULL CHECK (length(value_wei) = 39),    -- native value sent, wei, wide
     calldata BLOB NOT NULL,          -- what is called
-    status TEXT NOT NULL CHECK (status IN ('open', 'succeeded', 'reverted', 'abandoned')),  -- what became of it, as far as known
-    settled INTEGER NOT NULL CHECK (settled IN (0, 1)),        -- 1 once that is final: its block is finalized, or it never was sent
-    tx_hash BLOB CHECK (length(tx_hash) = 32),                 -- the attempt that was mined; NULL while open or abandoned
-    block_number INTEGER,            -- where it was mined; NULL while open or abandoned
-    block_hash BLOB CHECK (length(block_hash) = 32),           -- hash of that block
-    note TEXT NOT NULL,              -- the decoded revert, or why it was abandoned
-    created_ms INTEGER NOT NULL,     -- begun, Unix milliseconds
+    gas_limit INTEGER NOT NULL,      -- gas allowed in every attempt
+    status TEXT NOT NULL CHECK (status IN ('open', 'mined', 'final')),  -- not on the chain; on it; on it below the finalized head
+    mined_tx_hash BLOB CHECK (length(mined_tx_hash) = 32),     -- the attempt that was mined; NULL while open
+    block_number INTEGER,            -- number of its block; NULL while open
+    block_hash BLOB CHECK (length(block_hash) = 32),           -- hash of that block; NULL while open
+    block_at INTEGER,                -- time of that block, Unix seconds; NULL while open
+    succeeded INTEGER CHECK (succeeded IN (0, 1)),             -- 1 if the call did what it should, 0 if it reverted; NULL while open
+    created_ms INTEGER NOT NULL,     -- written, Unix milliseconds
     updated_ms INTEGER NOT NULL,     -- last change, Unix milliseconds
-    CHECK ((status IN ('succeeded', 'reverted')) = (tx_hash IS NOT NULL AND block_number IS NOT NULL AND block_hash IS NOT NULL))
+    UNIQUE (signer, nonce),
+    CHECK ((status = 'open') = (mined_tx_hash IS NULL)),
+    CHECK ((mined_tx_hash IS NULL) = (block_number IS NULL) AND (mined_tx_hash IS NULL) = (block_hash IS NULL)
+        AND (mined_tx_hash IS NULL) = (block_at IS NULL) AND (mined_tx_hash IS NULL) = (succeeded IS NULL))
 );
--- A nonce belongs to one live intention; an abandoned one gives it back.
-CREATE UNIQUE INDEX intent_by_nonce ON intent (signer, nonce) WHERE status <> 'abandoned';
 CREATE INDEX intent_by_status ON intent (signer, status, nonce);
 
--- Every transaction that was signed for an intention, written before it is sent. Those of one nonce exclude each other on the chain.
+-- Every transaction that was signed for an intention, written before it is sent. All carry its nonce, so at most one is ever mined.
 CREATE TABLE intent_attempt (
     intent_key TEXT NOT NULL REFERENCES intent (intent_key),   -- the intention
     attempt INTEGER NOT NULL,        -- 0, 1, 2, ... within the intention
-    nonce INTEGER NOT NULL,          -- the intention's nonce when this was signed
     tx_hash BLOB NOT NULL UNIQUE CHECK (length(tx_hash) = 32), -- hash of the signed transaction
     raw BLOB NOT NULL,               -- the signed transaction itself: sending it again is harmless
-    gas_limit INTEGER NOT NULL,      -- gas allowed
-    max_fee_wei TEXT NOT NULL CHECK (length(max_fee_wei) = 39),        -- most per unit of gas, wei, wide
+    max_fee_wei TEXT NOT NULL CHECK (length(max_fee_wei) = 39),        -- most per unit of gas, base fee included, wei, wide
     priority_fee_wei TEXT NOT NULL CHECK (length(priority_fee_wei) = 39),  -- most per unit of gas to the sequencer, wei, wide
-    at_ms INTEGER NOT NULL,          -- signed, Unix milliseconds
+    at_block INTEGER NOT NULL,       -- newest block when it was signed
+    at_ms INTEGER NOT NULL,          -- written, Unix milliseconds
     PRIMARY KEY (intent_key, attempt)
 ) WITHOUT ROWID;
 

@@ -17,7 +17,7 @@ use quern_types::{Address, B256};
 use sqlx::{migrate::Migrator, sqlite::SqliteSynchronous};
 
 pub use energy::EnergyReading;
-pub use intents::{Attempt, AttemptEntry, Begun, Intent, IntentEntry, IntentStatus, Outcome};
+pub use intents::{Attempt, Intent, IntentStatus, Mined};
 pub use jobs::{JobEntry, Step, StepEntry};
 pub use prices::PriceEntry;
 
