@@ -4,13 +4,15 @@
 //! real `anvil` in OP mode with the real contracts deployed by the real deployment script.
 
 mod devnet;
+mod market;
 mod process;
 mod proxy;
 mod tools;
 mod wait;
 
 pub use devnet::{Account, Devnet, DevnetOptions};
-pub use process::{Daemon, run};
+pub use market::{Actor, Api, Market, text};
+pub use process::{Daemon, end_children_on_signal, output, run};
 pub use proxy::{Answer, RpcProxy};
 pub use tools::{minilm_package, quern, repository, tool};
 pub use wait::eventually;

@@ -1,10 +1,13 @@
 //! Child processes that never outlive their owner.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     fs::{File, OpenOptions},
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -14,6 +17,38 @@ use crate::eventually;
 
 /// How long a process may take to end after it was asked to.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// Processes of this program that are alive, for [`end_children_on_signal`].
+static ALIVE: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// On the first Ctrl-C or SIGTERM, kills every daemon of this process and ends it with status 130.
+///
+/// # Errors
+/// If the signals cannot be listened to.
+pub fn end_children_on_signal() -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the signal listener")?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        // Held to the end, so that no daemon is started meanwhile.
+        let alive = ALIVE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for id in alive.iter() {
+            // One that has just ended by itself is as good.
+            let _ = Command::new("kill").arg("-KILL").arg(id.to_string()).stderr(Stdio::null()).status();
+        }
+        std::process::exit(130);
+    });
+    Ok(())
+}
 
 /// A long-running process, its output in a file. Dropping it kills it.
 #[derive(Debug)]
@@ -30,12 +65,14 @@ impl Daemon {
     /// If the log cannot be written or the program cannot be started.
     pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(log).with_context(|| format!("opening {}", log.display()))?;
+        let mut alive = ALIVE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
             .with_context(|| format!("starting {name}: {}", command.get_program().display()))?;
+        alive.insert(child.id());
         Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }
 
@@ -111,7 +148,29 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         // Nothing can be done for a process that cannot be killed; the next line would only panic while unwinding.
         let _ = self.kill();
+        ALIVE.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&self.child.id());
     }
+}
+
+/// Runs a command to its end with text on its standard input, and returns what it printed. As a daemon, it ends with this process.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn output(command: &mut Command, input: &str) -> Result<Output> {
+    let mut child = {
+        let mut alive = ALIVE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().with_context(|| format!("starting {command:?}"))?;
+        alive.insert(child.id());
+        child
+    };
+    let id = child.id();
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that does not read its input may close it.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output();
+    ALIVE.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&id);
+    output.with_context(|| format!("running {command:?}"))
 }
 
 /// Runs a program to its end and returns what it printed.
@@ -120,10 +179,10 @@ impl Drop for Daemon {
 /// If it cannot be started, or ends with another status than 0: the error shows its output.
 pub fn run<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: &[S], prepare: impl FnOnce(&mut Command) -> &mut Command) -> Result<Output> {
     let mut command = Command::new(&program);
-    command.args(args).stdin(Stdio::null());
+    command.args(args).stderr(Stdio::piped());
     prepare(&mut command);
     let shown = format!("{command:?}");
-    let output = command.output().with_context(|| format!("starting {shown}"))?;
+    let output = output(&mut command, "")?;
     if !output.status.success() {
         bail!(
             "{shown} ended with {}:\n{}{}",

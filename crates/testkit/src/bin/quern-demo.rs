@@ -1,0 +1,288 @@
+//! The main job from end to end on this machine: a chain, a market, a provider, a client with a text, an auditor. See `scripts/demo`.
+//!
+//! Every step is a public command of `quern`, run by an actor with a home and a key of its own; nothing is shared but the chain and the
+//! content gateways. Ends with status 0 only if every job was paid, the ledger audit is clean and every recomputation gave the same bits.
+#![allow(clippy::print_stdout, reason = "a demo talks to a person")]
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    path::PathBuf,
+    process::{ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use quern_testkit::{Actor, Devnet, DevnetOptions, Market, end_children_on_signal, eventually, minilm_package, output, repository, text};
+use serde_json::{Value, json};
+
+/// Whole tokens that the client brings.
+const CLIENT_TOKENS: u32 = 1_000;
+/// Whole tokens that the provider stakes.
+const STAKE_TOKENS: u32 = 1_000;
+/// The publisher's royalty, in 1/10,000.
+const ROYALTY_BPS: u16 = 250;
+/// Lines nearest to the query that are shown.
+const NEAREST: usize = 5;
+/// How long one job may take before the demo gives up.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Runs the market's main job on this machine and shows what happened.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The text to embed, one item per line; default: the repository's README
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// What to look for in it
+    #[arg(long, default_value = "who gets the money when a provider does not deliver?")]
+    query: String,
+    /// Items per job
+    #[arg(long, default_value_t = 64)]
+    batch: u32,
+    /// Where the report goes
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(error) = end_children_on_signal() {
+        println!("error: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    match demo(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(3),
+        Err(error) => {
+            println!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says what happens next.
+fn step(start: Instant, what: &str) {
+    println!("[{:5.1} s] {what}", start.elapsed().as_secs_f32());
+    // A demo whose output nobody reads may go on.
+    let _ = std::io::stdout().flush();
+}
+
+fn demo(arguments: &Arguments) -> Result<bool> {
+    let start = Instant::now();
+    let file = arguments.text.clone().unwrap_or_else(|| repository().join("README.md"));
+    let content = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+
+    step(start, "starting an OP-mode L2 (anvil), deploying the contracts, registering all-MiniLM-L6-v2");
+    let market = Market::start(DevnetOptions::default(), ROYALTY_BPS)?;
+    println!("          model {}", market.model_id);
+
+    step(start, "a client brings money; a provider stakes, names its operator key, starts its worker; the indexer follows");
+    let client = market.client("client", market.devnet.account(0), CLIENT_TOKENS)?;
+    let (owner, operator) = market.provider("provider", market.devnet.account(1), STAKE_TOKENS)?;
+    let auditor = Actor::new("auditor", market.devnet.account(2), &market.devnet, market.devnet.folder())?;
+    let worker = market.worker(&owner, &operator, &[&client], &[])?;
+    let (indexer, api) = market.indexer()?;
+    let actors = [("client", &client), ("provider", &owner), ("publisher", &market.publisher)];
+    let before = balances(&actors)?;
+
+    step(start, &format!("embedding {} through the market (inputs and outputs are public)", file.display()));
+    let results = embed(&client, &market, &file, arguments.batch)?;
+    step(start, &format!("{} vectors came back and were checked against the jobs' output roots", results.len()));
+
+    step(start, "waiting for the challenge windows to pass and the worker to be paid");
+    let mut jobs = Vec::new();
+    for id in job_ids(&results)? {
+        let job = eventually(&format!("job {id} to be final in the index"), PATIENCE, || {
+            let job: Value = api.get(&format!("/v1/jobs/{id}"))?;
+            let state = job.pointer("/data/state").and_then(Value::as_str).unwrap_or_default();
+            Ok(["completed", "refunded", "slashed"].contains(&state).then_some(job))
+        })?;
+        jobs.push(describe(&market.devnet, &job["data"])?);
+    }
+    let after = balances(&actors)?;
+
+    step(start, "auditing: the ledger from events alone, every job by recomputing it");
+    let package = minilm_package()?;
+    let package = package.to_str().context("the package's path is not UTF-8")?;
+    let ledger = verdict(&auditor, &["audit", "ledger", "--head", "latest"])?;
+    let mut recomputed = Vec::new();
+    for job in &jobs {
+        let id = text(job, "id")?;
+        let verdict =
+            verdict(&auditor, &["audit", "job", &id, "--package", package, "--gateway", &operator.gateway, "--gateway", &client.gateway])?;
+        recomputed.push(json!({"job": id, "equal": verdict["equal"] == true, "difference": verdict["difference"]}));
+    }
+
+    drop((worker, indexer));
+    show(&jobs, &before, &after);
+    nearest(&client, &content, &results, &arguments.query, package)?;
+
+    let paid = jobs.iter().all(|job| job["state"] == "completed");
+    let clean = ledger["ok"] == true;
+    let equal = recomputed.iter().all(|one| one["equal"] == true);
+    println!("\nledger audit: {} ({} entries)", if clean { "every wei accounted for" } else { "DIFFERENCE" }, ledger["entries"]);
+    if !clean {
+        println!("  {}", ledger["difference"]);
+    }
+    println!("recomputed: {} of {} jobs, {}", recomputed.len(), jobs.len(), if equal { "equal to the last bit" } else { "DIFFERENT" });
+    let seconds = start.elapsed().as_secs_f64();
+    let report = json!({
+        "text": file, "query": arguments.query, "jobs": jobs, "recomputed": recomputed, "seconds": seconds,
+        "ledger_audit": {"ok": clean, "entries": ledger["entries"], "difference": ledger["difference"]},
+        "balances": {"before": before, "after": after},
+    });
+    let path = arguments.report.clone().unwrap_or_else(|| repository().join("target/demo/report.json"));
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(&path, serde_json::to_string_pretty(&report)? + "\n").with_context(|| format!("writing {}", path.display()))?;
+    println!("\n{seconds:.1} s; report in {}", path.display());
+    Ok(paid && clean && equal && !jobs.is_empty())
+}
+
+/// Runs `quern embed` with its progress on the terminal, and returns the vectors.
+fn embed(client: &Actor, market: &Market, file: &std::path::Path, batch: u32) -> Result<Vec<Value>> {
+    let package = minilm_package()?;
+    let (file, package) =
+        (file.to_str().context("the text's path is not UTF-8")?, package.to_str().context("the package's path is not UTF-8")?);
+    let batch = batch.to_string();
+    let args = [
+        "embed",
+        file,
+        "--model",
+        &market.model_id,
+        "--package",
+        package,
+        "--batch",
+        &batch,
+        "--item-price",
+        "0.01",
+        "--split",
+        "--yes",
+        "--json",
+    ];
+    let output = output(&mut client.command(&args)?, "")?;
+    ensure!(output.status.success(), "quern embed ended with {}", output.status);
+    let lines = String::from_utf8(output.stdout)?;
+    lines.lines().map(|line| serde_json::from_str(line).with_context(|| format!("quern embed printed {line:?}"))).collect()
+}
+
+/// The jobs of the results, in order.
+fn job_ids(results: &[Value]) -> Result<Vec<String>> {
+    let mut ids: Vec<String> = Vec::new();
+    for result in results {
+        let id = text(result, "job")?;
+        if ids.last() != Some(&id) {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
+}
+
+/// What the report says of a job: id, state, items, gas of its transactions, price.
+fn describe(devnet: &Devnet, job: &Value) -> Result<Value> {
+    let mut gas = BTreeMap::new();
+    let mut transactions = BTreeMap::new();
+    for entry in job["history"].as_array().context("a job without history")? {
+        let name = match entry["state"].as_str().unwrap_or_default() {
+            "open" => "post",
+            "claimed" => "claim",
+            "submitted" => "submit",
+            "completed" => "complete",
+            other => other,
+        };
+        let hash = text(entry, "tx_hash")?;
+        let receipt = devnet.rpc("eth_getTransactionReceipt", &json!([hash]))?;
+        let used = receipt["gasUsed"].as_str().and_then(|hex| u64::from_str_radix(hex.trim_start_matches("0x"), 16).ok());
+        gas.insert(name.to_owned(), used.with_context(|| format!("no gas in the receipt of {hash}"))?);
+        transactions.insert(name.to_owned(), hash);
+    }
+    Ok(json!({
+        "id": job["id"], "state": job["state"], "items": job.pointer("/spec/itemCount"), "gas": gas, "transactions": transactions,
+        "price": job["fee"], "energy_millijoules": job.pointer("/receipt/energyMillijoules"), "energy_method": job.pointer("/receipt/energyMethod"),
+    }))
+}
+
+/// An audit's verdict; exit code 3 is a verdict too.
+fn verdict(auditor: &Actor, args: &[&str]) -> Result<Value> {
+    let output = output(auditor.command(args)?.arg("--json").stderr(Stdio::piped()), "")?;
+    let code = output.status.code();
+    ensure!(
+        code == Some(0) || code == Some(3),
+        "quern {args:?} ended with {}:\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).with_context(|| format!("quern {args:?} printed {:?}", String::from_utf8_lossy(&output.stdout)))
+}
+
+/// What each actor has in the Ledger.
+fn balances(actors: &[(&str, &Actor)]) -> Result<BTreeMap<String, Value>> {
+    actors.iter().map(|(name, actor)| Ok(((*name).to_owned(), actor.quern_one(&["wallet", "balance"])?))).collect()
+}
+
+/// The jobs and the balances as tables.
+fn show(jobs: &[Value], before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) {
+    println!("\njob           state      items  price          gas: post    claim   submit  complete");
+    for job in jobs {
+        let gas = |name: &str| job["gas"][name].as_u64().map_or_else(|| "-".to_owned(), |gas| gas.to_string());
+        let id = job["id"].as_str().unwrap_or_default();
+        println!(
+            "{:12}… {:9} {:6}  {:13} {:>10} {:>8} {:>8} {:>9}",
+            id.get(..12).unwrap_or(id),
+            job["state"].as_str().unwrap_or_default(),
+            job["items"],
+            tokens(&job["price"]),
+            gas("post"),
+            gas("claim"),
+            gas("submit"),
+            gas("complete")
+        );
+    }
+    println!("\nbalance            before            after  (tokens in the Ledger)");
+    for (name, held) in before {
+        for bucket in ["free", "escrow", "stake", "lock"] {
+            let (old, new) = (tokens(&held[bucket]), tokens(&after[name][bucket]));
+            if old != "0" || new != "0" {
+                println!("{name:9} {bucket:6} {old:>8} {new:>16}");
+            }
+        }
+    }
+}
+
+/// Smallest units as whole tokens.
+fn tokens(units: &Value) -> String {
+    let units = units.as_str().unwrap_or("0");
+    let padded = format!("{units:0>19}");
+    let (whole, part) = padded.split_at(padded.len() - 18);
+    let part = part.trim_end_matches('0');
+    if part.is_empty() { whole.to_owned() } else { format!("{whole}.{part}") }
+}
+
+/// Embeds the query on this machine and shows the items nearest to it.
+fn nearest(client: &Actor, content: &str, results: &[Value], query: &str, package: &str) -> Result<()> {
+    let question = client.quern_with_input(&["model", "embed", package, "-"], &format!("{query}\n"))?;
+    let asked = vector(question.first().context("the query gave no vector")?)?;
+    let lines: Vec<&str> = content.lines().collect();
+    let mut scored = Vec::new();
+    for result in results {
+        let score: i64 = vector(result)?.iter().zip(&asked).map(|(a, b)| a * b).sum();
+        let line = result["line"].as_u64().and_then(|line| usize::try_from(line).ok()).context("a result without its line")?;
+        scored.push((score, line));
+    }
+    scored.sort_by_key(|&(score, line)| (std::cmp::Reverse(score), line));
+    scored.dedup_by_key(|&mut (_, line)| line);
+    println!("\nnearest to {query:?}:");
+    for (score, line) in scored.into_iter().take(NEAREST) {
+        // Two Q15 vectors of unit length: their product is Q30.
+        println!("  {:.3}  {:4}: {}", score as f64 / f64::from(1 << 30), line, lines.get(line - 1).copied().unwrap_or_default());
+    }
+    Ok(())
+}
+
+/// The integers of an embedding.
+fn vector(result: &Value) -> Result<Vec<i64>> {
+    let elements = result["vector"].as_array().with_context(|| format!("no vector in {result}"))?;
+    elements.iter().map(|element| element.as_i64().with_context(|| format!("{element} is no int16"))).collect()
+}
