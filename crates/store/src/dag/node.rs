@@ -204,3 +204,83 @@ impl<'a> Fields<'a> {
         Err(DagFault::Malformed("a number of more than 64 bits"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dag::FileBuilder;
+
+    /// The top node of a file of two chunks.
+    static TOP: LazyLock<Bytes> = LazyLock::new(|| {
+        let mut builder = FileBuilder::new();
+        builder.push(&vec![1; (1 << 20) + 7]).unwrap();
+        let (blocks, top) = builder.finish().unwrap();
+        let (id, block) = blocks.last().unwrap();
+        assert_eq!(*id, top);
+        block.clone()
+    });
+
+    #[test]
+    fn a_node_of_our_own_is_read() {
+        let Node::Branch(branch) = Node::parse(&TOP).unwrap() else { panic!("a branch") };
+        let sizes: Vec<_> = branch.children.iter().map(|child| child.size).collect();
+        assert_eq!((branch.size, sizes), ((1 << 20) + 7, vec![1 << 20, 7]));
+    }
+
+    #[test]
+    fn a_node_cut_short_is_no_node() {
+        let whole = &*TOP;
+        for length in 0..whole.len() {
+            assert!(Node::parse(&whole.slice(..length)).is_err(), "{length} of {}", whole.len());
+        }
+    }
+
+    #[test]
+    fn a_link_by_the_bare_hash_of_old_tools_is_the_same_link() {
+        let digest = B256::repeat_byte(7);
+        let v1 = ContentId { codec: ContentCodec::DagPb, digest };
+        let link = |cid: &[u8]| [&[0x0a, cid.len() as u8], cid].concat();
+        assert_eq!(link_id(&link(&v1.to_bytes()), 0).unwrap(), v1);
+        assert_eq!(link_id(&link(&v1.to_bytes()[2..]), 0).unwrap(), v1);
+        // blake3, identity, another version.
+        for cid in [&[0x01, 0x55, 0x1e, 0x20][..], &[0x01, 0x55, 0x00, 0x01, 0x61], &[0x02, 0x55, 0x12, 0x20]] {
+            assert!(matches!(link_id(&link(cid), 3), Err(DagFault::Link { index: 3, .. })));
+        }
+    }
+
+    #[test]
+    fn sizes_may_be_packed() {
+        let id = ContentId { codec: ContentCodec::Raw, digest: B256::ZERO };
+        let link = [&[0x12, 38, 0x0a, 36][..], &id.to_bytes()].concat();
+        // File, 300 bytes, packed sizes 299 and 1.
+        let unixfs = [0x08, 2, 0x18, 0xac, 0x02, 0x22, 3, 0xab, 0x02, 1];
+        let block = [&link[..], &link, &[0x0a, unixfs.len() as u8], &unixfs].concat();
+        let Node::Branch(branch) = Node::parse(&block.into()).unwrap() else { panic!("a branch") };
+        assert_eq!(branch, Branch { size: 300, children: vec![Child { id, size: 299 }, Child { id, size: 1 }] });
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Node::parse(&bytes.into());
+        }
+
+        #[test]
+        fn no_change_to_a_true_node_makes_it_panic_or_lie(place in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut bytes = TOP.to_vec();
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+            if let Ok(Node::Branch(branch)) = Node::parse(&bytes.into()) {
+                prop_assert_eq!(branch.children.iter().map(|child| child.size).sum::<u64>(), branch.size);
+            }
+        }
+    }
+}
