@@ -168,6 +168,25 @@ fn attention_at_every_limit_stays_within_its_bound() {
     }
 }
 
+/// Every weight at 2^24 and every value at an end: the 32-bit sums of the kernel's digits come within 2^16 of the end of int32.
+#[test]
+fn attention_of_equal_scores_reaches_the_bound_of_its_sums() {
+    for shift in [0, 7, bounds::VALUE_SHIFT_MAX] {
+        let value_shifts = [shift];
+        let attention = Attention { heads: 1, kv_heads: 1, head_dim: 3, score_scale: bounds::SCORE_SCALE, value_shifts: &value_shifts };
+        for positions in [1, 15, 16, 17, 33] {
+            for end in [LIMIT, -LIMIT] {
+                let (zeros, values) = (vec![0; 3 * positions], vec![end; 3 * positions]);
+                let expected = end.signum() * (32_767 << shift);
+                for isa in Isa::available() {
+                    let mixed = kernels::bidirectional(isa, &attention, &zeros, &zeros, &values);
+                    assert!(mixed.iter().all(|&y| y == expected), "{isa:?}, {positions} positions, shift {shift}");
+                }
+            }
+        }
+    }
+}
+
 fn items(header: &Header, seed: u64) -> Vec<Vec<u32>> {
     let mut generator = Generator::new(seed);
     let id = |generator: &mut Generator| u32::try_from(generator.within(0, i64::from(header.vocabulary) - 1)).expect("an id");

@@ -201,14 +201,19 @@ mod avx2 {
     /// are multiplied by the mantissas into int64.
     #[target_feature(enable = "avx2")]
     pub(super) fn tile<const N: usize>(block: Block<'_>, x: &Operands, start: usize, mut sink: Sink<'_>) {
-        let rows: [&[i16]; N] = std::array::from_fn(|position| x.row(start + position));
+        let mut rows: [&[[i16; 2]]; N] = [&[]; N];
+        for (position, row) in rows.iter_mut().enumerate() {
+            *row = x.row(start + position).as_chunks::<2>().0;
+        }
         let zero = _mm256_setzero_si256();
         let mut sums = [[zero; 4]; N];
         let groups = block.weights.chunks(GROUP * BLOCK).zip(block.mantissas.as_chunks::<BLOCK>().0);
         for (group, (weights, mantissas)) in groups.enumerate() {
             let weights = weights.as_chunks::<{ 2 * BLOCK }>().0;
-            let operands: [&[[i16; 2]]; N] =
-                std::array::from_fn(|position| &rows[position].as_chunks::<2>().0[group * (GROUP / 2)..][..weights.len()]);
+            let mut operands = rows;
+            for row in &mut operands {
+                *row = &row[group * (GROUP / 2)..][..weights.len()];
+            }
             let mut low = [zero; N];
             let mut high = [zero; N];
             for (pair, w) in weights.iter().enumerate() {
