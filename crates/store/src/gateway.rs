@@ -27,11 +27,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::stream;
 use quern_types::ContentId;
 use tokio::{
-    io::{AsyncReadExt, AsyncWrite, DuplexStream, duplex},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep, sleep},
 };
@@ -43,12 +43,12 @@ const CAR: &str = "application/vnd.ipld.car";
 const CAR_TYPE: &str = "application/vnd.ipld.car; version=1; order=dfs; dups=n";
 const IMMUTABLE: &str = "public, max-age=29030400, immutable";
 
-/// Requests answered at once; each holds at most a block and what is on its way to the client.
+/// Requests answered at once; each holds at most one block, or one node per level, and what is on its way to the client.
 const MAX_REQUESTS: usize = 256;
-/// A client that takes nothing of its CAR for so long is cut off.
+/// A client that takes nothing for so long is cut off.
 const STALL: Duration = Duration::from_secs(30);
-/// Bytes of a CAR on their way between the store and the connection.
-const PIPE_BYTES: usize = 256 << 10;
+/// Bytes on their way between the store and the connection; all that a client holds of ours after it was cut off.
+const PIPE_BYTES: usize = 64 << 10;
 /// Bytes handed to the connection at once.
 const PART_BYTES: usize = 64 << 10;
 
@@ -126,13 +126,10 @@ async fn answer(gateway: Gateway, cid: &str, asked: &Asked, method: &Method, hea
         Form::Car(Scope::Block) => (CAR_TYPE, format!("{id}.car"), format!("\"{id}.block.car\"")),
     };
     let block = gateway.store.get_block(id).await.or_else(|error| failed(id, &error))?;
-    let (status, body) = match form {
-        _ if matches(headers, &etag) => (StatusCode::NOT_MODIFIED, Body::empty()),
-        // Taken from a GET's body by axum, with its length left in the header.
-        Form::Block => (StatusCode::OK, Body::from(block)),
-        Form::Car(_) if method == Method::HEAD => (StatusCode::OK, Body::empty()),
-        Form::Car(scope) => (StatusCode::OK, car_body(gateway.store, id, scope, permit)),
-    };
+    let unchanged = matches(headers, &etag);
+    let status = if unchanged { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
+    let length = block.len();
+    let body = if unchanged || method == Method::HEAD { Body::empty() } else { body(gateway.store, id, form, block, permit) };
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let set = [
@@ -146,6 +143,9 @@ async fn answer(gateway: Gateway, cid: &str, asked: &Asked, method: &Method, hea
         (header::HeaderName::from_static("x-ipfs-path"), format!("/ipfs/{id}")),
         (header::HeaderName::from_static("x-ipfs-roots"), id.to_string()),
     ];
+    if form == Form::Block && !unchanged {
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
     for (name, value) in set {
         let value = HeaderValue::try_from(value).or_else(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
         response.headers_mut().insert(name, value);
@@ -214,16 +214,20 @@ fn matches(headers: &HeaderMap, etag: &str) -> bool {
     named.flat_map(|value| value.split(',')).map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
 }
 
-/// Streams the CAR. Where a block turns out to be missing or damaged on the way, the connection breaks off, so that the client cannot take
-/// what it has got for the whole.
-fn car_body(store: Arc<dyn ContentStore>, id: ContentId, scope: Scope, permit: OwnedSemaphorePermit) -> Body {
+/// Streams the block or the CAR. Where a block turns out to be missing or damaged on the way, the connection breaks off, so that the client
+/// cannot take what it has got for the whole. Holds `permit` until all is written or the client has lost our patience.
+fn body(store: Arc<dyn ContentStore>, id: ContentId, form: Form, block: Bytes, permit: OwnedSemaphorePermit) -> Body {
     let (reader, writer) = duplex(PIPE_BYTES);
     let exporting = tokio::spawn(async move {
         let _permit = permit;
-        let mut writer = Hurried::new(writer);
-        match scope {
-            Scope::Block => car::export_block(&*store, id, &mut writer).await,
-            Scope::All => car::export(&*store, id, &mut writer).await,
+        let mut writer = Hurried::new(writer, STALL);
+        match form {
+            Form::Block => {
+                let sent = writer.write_all(&block).await;
+                sent.map(|()| block.len() as u64).map_err(|source| StoreError::Stream { action: "send a block", source })
+            }
+            Form::Car(Scope::Block) => car::export_block(&*store, id, &mut writer).await,
+            Form::Car(Scope::All) => car::export(&*store, id, &mut writer).await,
         }
     });
     Body::from_stream(stream::try_unfold((reader, exporting), move |(mut reader, exporting)| async move {
@@ -235,22 +239,23 @@ fn car_body(store: Arc<dyn ContentStore>, id: ContentId, scope: Scope, permit: O
         match exporting.await.map_err(io::Error::other)? {
             Ok(_) => Ok(None),
             Err(error) => {
-                tracing::error!(%id, %error, "gateway.car_failed");
+                tracing::error!(%id, %error, "gateway.broken_off");
                 Err(io::Error::other(error))
             }
         }
     }))
 }
 
-/// A pipe whose writes fail where the reader takes nothing for [`STALL`]: a client that does not read must not hold a request for ever.
+/// A pipe whose writes fail where the reader takes nothing for `patience`: a client that does not read must not hold a request for ever.
 struct Hurried {
     pipe: DuplexStream,
-    patience: Pin<Box<Sleep>>,
+    patience: Duration,
+    patience_ends: Pin<Box<Sleep>>,
 }
 
 impl Hurried {
-    fn new(pipe: DuplexStream) -> Self {
-        Self { pipe, patience: Box::pin(sleep(STALL)) }
+    fn new(pipe: DuplexStream, patience: Duration) -> Self {
+        Self { pipe, patience, patience_ends: Box::pin(sleep(patience)) }
     }
 }
 
@@ -258,10 +263,11 @@ impl AsyncWrite for Hurried {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match Pin::new(&mut self.pipe).poll_write(context, bytes) {
             Poll::Ready(written) => {
-                self.patience.as_mut().reset(Instant::now() + STALL);
+                let ends = Instant::now() + self.patience;
+                self.patience_ends.as_mut().reset(ends);
                 Poll::Ready(written)
             }
-            Poll::Pending => self.patience.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => self.patience_ends.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into())),
         }
     }
 
@@ -271,5 +277,52 @@ impl AsyncWrite for Hurried {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.pipe).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::MemoryStore;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_loses_our_patience() {
+        let (_reader, writer) = duplex(10);
+        let mut writer = Hurried::new(writer, Duration::from_millis(20));
+        writer.write_all(&[0; 10]).await.unwrap();
+        let error = writer.write_all(&[0; 10]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_slowly_is_served() {
+        let (mut reader, writer) = duplex(10);
+        let mut writer = Hurried::new(writer, Duration::from_millis(1000));
+        let writing = tokio::spawn(async move { writer.write_all(&[7; 200]).await });
+        let mut read = Vec::new();
+        while read.len() < 200 {
+            // A small part of the patience for each piece, more than the patience in all.
+            sleep(Duration::from_millis(60)).await;
+            reader.read_buf(&mut read).await.unwrap();
+        }
+        writing.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_request_too_many_is_asked_to_come_again() {
+        let store = MemoryStore::new();
+        let id = store.put(b"flour").await.unwrap().to_string();
+        let gateway = Gateway { store: Arc::new(store), requests: Arc::new(Semaphore::new(1)) };
+        let asked = Asked { format: Some("raw".into()), dag_scope: None, entity_bytes: None };
+        let headers = HeaderMap::new();
+        let ask = || answer(gateway.clone(), &id, &asked, &Method::GET, &headers);
+        let under_way = gateway.requests.clone().try_acquire_owned().unwrap();
+        assert_eq!(ask().await.unwrap_err().0, StatusCode::SERVICE_UNAVAILABLE);
+        drop(under_way);
+        let body = ask().await.unwrap().into_body();
+        assert_eq!(axum::body::to_bytes(body, 100).await.unwrap(), b"flour"[..]);
+        assert_eq!(gateway.requests.available_permits(), 1);
     }
 }

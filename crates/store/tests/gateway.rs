@@ -219,7 +219,7 @@ async fn a_file_is_fetched_past_gateways_that_lie_or_fail() {
 async fn a_gateway_that_hangs_costs_its_time_and_no_more() {
     let (_directory, store, id, content) = remote().await;
     let good = serve(store).await;
-    let silent = Server::start(Router::new().fallback(get(|| std::future::pending::<StatusCode>()))).await;
+    let silent = Server::start(Router::new().fallback(get(std::future::pending::<StatusCode>))).await;
     // One byte now and then: each read succeeds, the block never comes.
     let trickle = Server::start(Router::new().fallback(get(|| async {
         let bytes = stream::repeat_with(|| Ok::<_, std::io::Error>(vec![0u8]));

@@ -166,7 +166,7 @@ async fn a_node_that_gives_other_bytes_or_no_end_of_bytes_is_not_believed() {
     let endless = || async { Body::from_stream(stream::repeat_with(|| Ok::<_, std::io::Error>(vec![0u8; 65_536]))) };
     let (_server, store) = impostor(Router::new().route("/api/v0/block/get", post(endless))).await;
     assert!(matches!(store.get(id, 100).await, Err(StoreError::BlockTooLarge { .. })));
-    let (_server, store) = impostor(Router::new().route("/api/v0/block/get", post(|| std::future::pending::<()>()))).await;
+    let (_server, store) = impostor(Router::new().route("/api/v0/block/get", post(std::future::pending::<()>))).await;
     let error = store.get(id, 100).await.unwrap_err();
     assert!(matches!(error, StoreError::Kubo { answered: false, .. }), "{error}");
 }
