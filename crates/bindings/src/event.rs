@@ -1,0 +1,332 @@
+//! Any log of our contracts as one typed value.
+
+use alloy_primitives::{Address, B256, LogData, U256};
+use alloy_sol_types::{SolEvent, SolEventInterface};
+use quern_types::{Amount, JobId, JobSpec, ModelId, Move, PackageRoot, Receipt};
+
+use crate::{
+    ConvertError, Prices,
+    abi::{
+        Guardian,
+        JobMarket::JobMarketEvents as Market,
+        Ledger, ModelRegistry, ProviderRegistry, QuernToken,
+    },
+    convert::{amount96, secs40},
+};
+
+/// What a publisher registers with a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// 160 bytes, PROTOCOL section 2.
+    pub header: Vec<u8>,
+    /// Root over all tensors.
+    pub weights_root: B256,
+    /// keccak of tokenizer.json; informative.
+    pub tokenizer_hash: B256,
+    /// Share of each fee, in 1/10,000.
+    pub royalty_bps: u16,
+    /// CID codec of the package; not checked by the contract.
+    pub package_codec: u8,
+    /// sha2-256 of the package's root block; not checked by the contract.
+    pub package_digest: B256,
+    /// Free text of the publisher: escape it where it is shown.
+    pub name: String,
+    /// Free text of the publisher: escape it where it is shown.
+    pub tags: String,
+}
+
+/// One event of our contracts. Times are Unix seconds of the block, amounts the token's smallest unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are those of the events, documented in contracts/src/interfaces")]
+pub enum QuernEvent {
+    /// `Ledger`: money moved.
+    Moved { entry: Move, head: B256 },
+
+    /// `JobMarket`: a client put the maximum fee into escrow.
+    JobPosted { job_id: JobId, client: Address, model_id: ModelId, max_fee: Amount, posted_at: u64, spec: Box<JobSpec> },
+    /// `JobMarket`: a provider bound itself; the price is fixed, the stake locked.
+    JobClaimed { job_id: JobId, provider: Address, operator: Address, price_bps: u16, deadline: u64, lock: Amount },
+    /// `JobMarket`: the result is attested; the challenge window runs.
+    ReceiptSubmitted { job_id: JobId, provider: Address, receipt_digest: B256, window_end: u64, work_units: u128, receipt: Box<Receipt> },
+    /// `JobMarket`: paid.
+    JobCompleted { job_id: JobId, provider: Address, publisher: Address, fee: Amount, royalty: Amount, change: Amount },
+    /// `JobMarket`: the client took an unclaimed job back.
+    JobCancelled { job_id: JobId, client: Address, refund: Amount },
+    /// `JobMarket`: nobody claimed in time.
+    JobExpired { job_id: JobId, client: Address, refund: Amount },
+    /// `JobMarket`: the provider did not deliver in time.
+    JobUndelivered { job_id: JobId, client: Address, provider: Address, refund: Amount, penalty: Amount, unlocked: Amount },
+    /// `JobMarket`: somebody doubts the receipt.
+    ChallengeOpened { job_id: JobId, challenges_open: u16 },
+    /// `JobMarket`: a doubt was refuted.
+    ChallengeDismissed { job_id: JobId, challenges_open: u16 },
+    /// `JobMarket`: the challenge window ends later.
+    WindowExtended { job_id: JobId, window_end: u64 },
+    /// `JobMarket`: the provider was convicted.
+    JobSlashed {
+        job_id: JobId,
+        provider: Address,
+        challenger: Address,
+        to_challenger: Amount,
+        to_client: Amount,
+        delayed: Amount,
+        refund: Amount,
+    },
+    /// `JobMarket`: one job of many could not be completed; the revert data says why.
+    CompletionSkipped { job_id: JobId, revert: crate::Revert },
+
+    /// `ProviderRegistry`: a provider's work key changed.
+    OperatorChanged { provider: Address, operator: Address },
+    /// `ProviderRegistry`: where a provider serves content. Free text.
+    ProviderAnnounced { provider: Address, gateway: String },
+    /// `ProviderRegistry`: a price.
+    PriceListed { provider: Address, model_id: ModelId, prices: Prices },
+    /// `ProviderRegistry`: no longer on offer.
+    PriceUnlisted { provider: Address, model_id: ModelId },
+    /// `ProviderRegistry`: more stake.
+    StakeAdded { provider: Address, amount: Amount },
+    /// `ProviderRegistry`: stake on its way out.
+    UnbondingStarted { provider: Address, amount: Amount, unbonded_at: u64 },
+    /// `ProviderRegistry`: stake on its way out came back.
+    UnbondingCancelled { provider: Address, amount: Amount },
+    /// `ProviderRegistry`: stake is free again.
+    StakeWithdrawn { provider: Address, amount: Amount },
+
+    /// `ModelRegistry`: a model, for ever.
+    ModelRegistered {
+        model_id: ModelId,
+        publisher: Address,
+        package_root: PackageRoot,
+        family: u8,
+        macs_per_token: u64,
+        registration: Box<Registration>,
+    },
+    /// `ModelRegistry`: where the package is now.
+    PackageAnnounced { model_id: ModelId, package_codec: u8, package_digest: B256 },
+
+    /// `Guardian`: no new jobs, claims and stakes.
+    EntriesStopped { guardian: Address },
+    /// `Guardian`: open again.
+    EntriesResumed { guardian: Address },
+
+    /// `QuernToken`: ERC-20 transfer.
+    Transfer { from: Address, to: Address, value: U256 },
+    /// `QuernToken`: ERC-20 approval.
+    Approval { owner: Address, spender: Address, value: U256 },
+
+    /// An event that this version does not know, with its first topic.
+    Unknown { topic: Option<B256> },
+    /// An event that this version knows by name, with a value that it cannot read. Whoever emitted it is not the contract of this version, or a
+    /// value slipped past the contract's guards; it must not stop anybody.
+    Unreadable { signature: &'static str, reason: String },
+}
+
+/// Why one log could not be read: either form ends in [`QuernEvent::Unreadable`].
+enum Unread {
+    Sol(alloy_sol_types::Error),
+    Value(ConvertError),
+}
+
+impl From<alloy_sol_types::Error> for Unread {
+    fn from(error: alloy_sol_types::Error) -> Self {
+        Self::Sol(error)
+    }
+}
+
+impl From<ConvertError> for Unread {
+    fn from(error: ConvertError) -> Self {
+        Self::Value(error)
+    }
+}
+
+impl QuernEvent {
+    /// Decodes a log of one of our contracts. Total: what cannot be decoded is [`QuernEvent::Unknown`] or [`QuernEvent::Unreadable`].
+    ///
+    /// TRUST: the log's address is the caller's to check; anybody may emit an event that looks like ours.
+    pub fn decode(log: &LogData) -> Self {
+        let Some(&topic) = log.topics().first() else { return Self::Unknown { topic: None } };
+        let Some((signature, read)) = reader(topic) else { return Self::Unknown { topic: Some(topic) } };
+        match read(log) {
+            Ok(event) => event,
+            Err(Unread::Sol(error)) => Self::Unreadable { signature, reason: error.to_string() },
+            Err(Unread::Value(error)) => Self::Unreadable { signature, reason: error.to_string() },
+        }
+    }
+
+    /// The event's name as it stands in Solidity, for logs and metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Moved { .. } => "Moved",
+            Self::JobPosted { .. } => "JobPosted",
+            Self::JobClaimed { .. } => "JobClaimed",
+            Self::ReceiptSubmitted { .. } => "ReceiptSubmitted",
+            Self::JobCompleted { .. } => "JobCompleted",
+            Self::JobCancelled { .. } => "JobCancelled",
+            Self::JobExpired { .. } => "JobExpired",
+            Self::JobUndelivered { .. } => "JobUndelivered",
+            Self::ChallengeOpened { .. } => "ChallengeOpened",
+            Self::ChallengeDismissed { .. } => "ChallengeDismissed",
+            Self::WindowExtended { .. } => "WindowExtended",
+            Self::JobSlashed { .. } => "JobSlashed",
+            Self::CompletionSkipped { .. } => "CompletionSkipped",
+            Self::OperatorChanged { .. } => "OperatorChanged",
+            Self::ProviderAnnounced { .. } => "ProviderAnnounced",
+            Self::PriceListed { .. } => "PriceListed",
+            Self::PriceUnlisted { .. } => "PriceUnlisted",
+            Self::StakeAdded { .. } => "StakeAdded",
+            Self::UnbondingStarted { .. } => "UnbondingStarted",
+            Self::UnbondingCancelled { .. } => "UnbondingCancelled",
+            Self::StakeWithdrawn { .. } => "StakeWithdrawn",
+            Self::ModelRegistered { .. } => "ModelRegistered",
+            Self::PackageAnnounced { .. } => "PackageAnnounced",
+            Self::EntriesStopped { .. } => "EntriesStopped",
+            Self::EntriesResumed { .. } => "EntriesResumed",
+            Self::Transfer { .. } => "Transfer",
+            Self::Approval { .. } => "Approval",
+            Self::Unknown { .. } => "Unknown",
+            Self::Unreadable { .. } => "Unreadable",
+        }
+    }
+
+    /// The job that the event is about, where it is about one.
+    pub const fn job_id(&self) -> Option<JobId> {
+        match self {
+            Self::JobPosted { job_id, .. }
+            | Self::JobClaimed { job_id, .. }
+            | Self::ReceiptSubmitted { job_id, .. }
+            | Self::JobCompleted { job_id, .. }
+            | Self::JobCancelled { job_id, .. }
+            | Self::JobExpired { job_id, .. }
+            | Self::JobUndelivered { job_id, .. }
+            | Self::ChallengeOpened { job_id, .. }
+            | Self::ChallengeDismissed { job_id, .. }
+            | Self::WindowExtended { job_id, .. }
+            | Self::JobSlashed { job_id, .. }
+            | Self::CompletionSkipped { job_id, .. } => Some(*job_id),
+            _ => None,
+        }
+    }
+}
+
+type Reader = fn(&LogData) -> Result<QuernEvent, Unread>;
+
+/// Signature and reader of an event by its first topic.
+fn reader(topic: B256) -> Option<(&'static str, Reader)> {
+    let in_market = Market::SELECTORS.contains(&topic.0);
+    if in_market {
+        return Some((Market::signature_by_selector(topic.0)?, market));
+    }
+    macro_rules! known {
+        ($($event:ty => $read:expr,)+) => {
+            $(if topic == <$event as SolEvent>::SIGNATURE_HASH {
+                return Some((<$event as SolEvent>::SIGNATURE, |log| {
+                    let read: fn($event) -> Result<QuernEvent, ConvertError> = $read;
+                    Ok(read(<$event as SolEvent>::decode_log_data_validate(log)?)?)
+                }));
+            })+
+        };
+    }
+    known! {
+        Ledger::Moved => |e| Ok(QuernEvent::Moved { entry: Move::try_from(&e)?, head: e.head }),
+        ProviderRegistry::OperatorChanged => |e| Ok(QuernEvent::OperatorChanged { provider: e.provider, operator: e.operator }),
+        ProviderRegistry::ProviderAnnounced => |e| Ok(QuernEvent::ProviderAnnounced { provider: e.provider, gateway: e.gateway }),
+        ProviderRegistry::PriceListed => |e| Ok(QuernEvent::PriceListed {
+            provider: e.provider, model_id: ModelId(e.modelId), prices: Prices::from(&e.prices),
+        }),
+        ProviderRegistry::PriceUnlisted => |e| Ok(QuernEvent::PriceUnlisted { provider: e.provider, model_id: ModelId(e.modelId) }),
+        ProviderRegistry::StakeAdded => |e| Ok(QuernEvent::StakeAdded { provider: e.provider, amount: Amount::from_units(e.amount) }),
+        ProviderRegistry::UnbondingStarted => |e| Ok(QuernEvent::UnbondingStarted {
+            provider: e.provider, amount: Amount::from_units(e.amount), unbonded_at: secs40(e.unbondedAt),
+        }),
+        ProviderRegistry::UnbondingCancelled => |e| Ok(QuernEvent::UnbondingCancelled {
+            provider: e.provider, amount: Amount::from_units(e.amount),
+        }),
+        ProviderRegistry::StakeWithdrawn => |e| Ok(QuernEvent::StakeWithdrawn { provider: e.provider, amount: Amount::from_units(e.amount) }),
+        ModelRegistry::ModelRegistered => |e| Ok(QuernEvent::ModelRegistered {
+            model_id: ModelId(e.modelId),
+            publisher: e.publisher,
+            package_root: PackageRoot(e.packageRoot),
+            family: e.family,
+            macs_per_token: e.macsPerToken,
+            registration: Box::new(Registration {
+                header: e.registration.header.to_vec(),
+                weights_root: e.registration.weightsRoot,
+                tokenizer_hash: e.registration.tokenizerHash,
+                royalty_bps: e.registration.royaltyBps,
+                package_codec: e.registration.packageCodec,
+                package_digest: e.registration.packageDigest,
+                name: e.registration.name,
+                tags: e.registration.tags,
+            }),
+        }),
+        ModelRegistry::PackageAnnounced => |e| Ok(QuernEvent::PackageAnnounced {
+            model_id: ModelId(e.modelId), package_codec: e.packageCodec, package_digest: e.packageDigest,
+        }),
+        Guardian::EntriesStopped => |e| Ok(QuernEvent::EntriesStopped { guardian: e.guardian }),
+        Guardian::EntriesResumed => |e| Ok(QuernEvent::EntriesResumed { guardian: e.guardian }),
+        QuernToken::Transfer => |e| Ok(QuernEvent::Transfer { from: e.from, to: e.to, value: e.value }),
+        QuernToken::Approval => |e| Ok(QuernEvent::Approval { owner: e.owner, spender: e.spender, value: e.value }),
+    }
+    None
+}
+
+fn market(log: &LogData) -> Result<QuernEvent, Unread> {
+    let event = Market::decode_raw_log(log.topics(), &log.data)?;
+    Ok(match event {
+        Market::JobPosted(e) => QuernEvent::JobPosted {
+            job_id: JobId(e.jobId),
+            client: e.client,
+            model_id: ModelId(e.modelId),
+            max_fee: amount96(e.maxFee),
+            posted_at: secs40(e.postedAt),
+            spec: Box::new(JobSpec::try_from(&e.spec)?),
+        },
+        Market::JobClaimed(e) => QuernEvent::JobClaimed {
+            job_id: JobId(e.jobId),
+            provider: e.provider,
+            operator: e.operator,
+            price_bps: e.priceBps,
+            deadline: secs40(e.deadline),
+            lock: Amount::from_units(e.lock),
+        },
+        Market::ReceiptSubmitted(e) => QuernEvent::ReceiptSubmitted {
+            job_id: JobId(e.jobId),
+            provider: e.provider,
+            receipt_digest: e.receiptDigest,
+            window_end: secs40(e.windowEnd),
+            work_units: e.workUnits,
+            receipt: Box::new(Receipt::try_from(&e.receipt)?),
+        },
+        Market::JobCompleted(e) => QuernEvent::JobCompleted {
+            job_id: JobId(e.jobId),
+            provider: e.provider,
+            publisher: e.publisher,
+            fee: amount96(e.fee),
+            royalty: amount96(e.royalty),
+            change: amount96(e.change),
+        },
+        Market::JobCancelled(e) => QuernEvent::JobCancelled { job_id: JobId(e.jobId), client: e.client, refund: amount96(e.refund) },
+        Market::JobExpired(e) => QuernEvent::JobExpired { job_id: JobId(e.jobId), client: e.client, refund: amount96(e.refund) },
+        Market::JobUndelivered(e) => QuernEvent::JobUndelivered {
+            job_id: JobId(e.jobId),
+            client: e.client,
+            provider: e.provider,
+            refund: amount96(e.refund),
+            penalty: Amount::from_units(e.penalty),
+            unlocked: Amount::from_units(e.unlocked),
+        },
+        Market::ChallengeOpened(e) => QuernEvent::ChallengeOpened { job_id: JobId(e.jobId), challenges_open: e.challengesOpen },
+        Market::ChallengeDismissed(e) => QuernEvent::ChallengeDismissed { job_id: JobId(e.jobId), challenges_open: e.challengesOpen },
+        Market::WindowExtended(e) => QuernEvent::WindowExtended { job_id: JobId(e.jobId), window_end: secs40(e.windowEnd) },
+        Market::JobSlashed(e) => QuernEvent::JobSlashed {
+            job_id: JobId(e.jobId),
+            provider: e.provider,
+            challenger: e.challenger,
+            to_challenger: Amount::from_units(e.toChallenger),
+            to_client: Amount::from_units(e.toClient),
+            delayed: Amount::from_units(e.delayed),
+            refund: amount96(e.refund),
+        },
+        Market::CompletionSkipped(e) => QuernEvent::CompletionSkipped { job_id: JobId(e.jobId), revert: crate::Revert::decode(&e.reason) },
+    })
+}
