@@ -287,3 +287,82 @@ impl From<&IProviderRegistry::Prices> for Prices {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use alloy_sol_types::{SolStruct, eip712_domain};
+    use proptest::prelude::*;
+    use quern_types::{ContentCodec, Domain};
+
+    use super::*;
+
+    fn amount() -> impl Strategy<Value = Amount> {
+        (0u128..1 << 96).prop_map(Amount::from_units)
+    }
+
+    fn word() -> impl Strategy<Value = B256> {
+        any::<[u8; 32]>().prop_map(B256::from)
+    }
+
+    fn address() -> impl Strategy<Value = Address> {
+        any::<[u8; 20]>().prop_map(Address::from)
+    }
+
+    fn content() -> impl Strategy<Value = ContentId> {
+        (prop_oneof![Just(ContentCodec::Raw), Just(ContentCodec::DagPb)], word()).prop_map(|(codec, digest)| ContentId { codec, digest })
+    }
+
+    prop_compose! {
+        fn spec()(
+            (client, designated, model, input_root, seed, salt) in (address(), address(), word(), word(), word(), word()),
+            (item_count, samples_per_item, max_output, temperature, min_p, ramp_secs, deliver_within) in any::<(u32, u32, u32, u32, u32, u32, u32)>(),
+            (input_len, claim_by, ramp_floor_bps, stop_ids) in any::<(u64, u64, u16, [u32; 8])>(),
+            (base_price, input_price, output_price, item_price) in (amount(), amount(), amount(), amount()),
+            kind in prop_oneof![Just(JobKind::Embed), Just(JobKind::Generate)],
+            input in content(),
+        ) -> JobSpec {
+            JobSpec {
+                client, model_id: ModelId(model), kind, item_count, samples_per_item, input_root, input_len, max_output, stop_ids, temperature, min_p, seed,
+                base_price, input_price, output_price, item_price, ramp_floor_bps, ramp_secs, claim_by, deliver_within, designated, input, salt,
+            }
+        }
+    }
+
+    prop_compose! {
+        fn receipt()(
+            (job, provider, output_root, work_digest) in (word(), address(), word(), word()),
+            (output_len, energy_millijoules) in any::<(u64, u64)>(),
+            energy_method in prop_oneof![Just(EnergyMethod::Measured), Just(EnergyMethod::Estimated)],
+            output in content(),
+        ) -> Receipt {
+            Receipt { job_id: JobId(job), provider, output_root, output_len, output, work_digest, energy_millijoules, energy_method }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn job_round_trips_and_its_id_is_the_one_that_the_contract_computes(spec in spec(), chain: u64, market in address()) {
+            let generated = JobMarket::JobSpec::try_from(&spec).expect("fits");
+            prop_assert_eq!(&JobSpec::try_from(&generated).expect("valid"), &spec);
+            prop_assert_eq!(JobMarket::JobSpec::eip712_encode_type(), JobSpec::TYPE);
+            let domain = eip712_domain! { name: "Quern", version: "1", chain_id: chain, verifying_contract: market, };
+            let ours = Domain { chain_id: chain, market };
+            prop_assert_eq!(ours.separator(), domain.separator());
+            prop_assert_eq!(spec.id(&ours).0, generated.eip712_signing_hash(&domain));
+        }
+
+        #[test]
+        fn receipt_round_trips_and_its_digest_is_the_one_that_the_contract_checks(receipt in receipt(), chain: u64, market in address()) {
+            let generated = JobMarket::Receipt::from(&receipt);
+            prop_assert_eq!(Receipt::try_from(&generated).expect("valid"), receipt);
+            prop_assert_eq!(JobMarket::Receipt::eip712_encode_type(), Receipt::TYPE);
+            let domain = eip712_domain! { name: "Quern", version: "1", chain_id: chain, verifying_contract: market, };
+            prop_assert_eq!(receipt.digest(&Domain { chain_id: chain, market }), generated.eip712_signing_hash(&domain));
+        }
+
+        #[test]
+        fn amount_past_96_bits_is_refused_by_field(spec in spec(), over in 1u128 << 96..) {
+            let error = JobMarket::JobSpec::try_from(&JobSpec { item_price: Amount::from_units(over), ..spec }).expect_err("too large");
+            prop_assert_eq!(error, ConvertError::AmountTooLarge { field: "itemPrice", amount: Amount::from_units(over) });
+        }
+    }
+}

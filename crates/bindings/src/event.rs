@@ -6,11 +6,7 @@ use quern_types::{Amount, JobId, JobSpec, ModelId, Move, PackageRoot, Receipt};
 
 use crate::{
     ConvertError, Prices,
-    abi::{
-        Guardian,
-        JobMarket::JobMarketEvents as Market,
-        Ledger, ModelRegistry, ProviderRegistry, QuernToken,
-    },
+    abi::{Guardian, JobMarket::JobMarketEvents as Market, Ledger, ModelRegistry, ProviderRegistry, QuernToken},
     convert::{amount96, secs40},
 };
 
@@ -329,4 +325,99 @@ fn market(log: &LogData) -> Result<QuernEvent, Unread> {
         },
         Market::CompletionSkipped(e) => QuernEvent::CompletionSkipped { job_id: JobId(e.jobId), revert: crate::Revert::decode(&e.reason) },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::{Bytes, aliases::U40, aliases::U96};
+
+    use super::*;
+    use crate::abi;
+
+    #[test]
+    fn every_event_of_our_contracts_has_a_variant() {
+        let of_contracts = [
+            abi::JobMarket::JobMarketEvents::SELECTORS,
+            abi::Ledger::LedgerEvents::SELECTORS,
+            abi::ProviderRegistry::ProviderRegistryEvents::SELECTORS,
+            abi::ModelRegistry::ModelRegistryEvents::SELECTORS,
+            abi::Guardian::GuardianEvents::SELECTORS,
+        ];
+        for topic in of_contracts.concat() {
+            assert!(reader(topic.into()).is_some(), "an event with topic {topic:02x?} has no variant: add it to QuernEvent");
+        }
+    }
+
+    fn moved() -> Ledger::Moved {
+        Ledger::Moved {
+            seq: 3,
+            from: Address::repeat_byte(1),
+            fromBucket: 2,
+            to: Address::repeat_byte(1),
+            toBucket: 3,
+            amount: 77,
+            reason: 3,
+            referenceId: B256::repeat_byte(9),
+            head: B256::repeat_byte(8),
+        }
+    }
+
+    #[test]
+    fn move_is_decoded_whole() {
+        let QuernEvent::Moved { entry, head } = QuernEvent::decode(&moved().encode_log_data()) else { panic!("not a move") };
+        assert_eq!(
+            (entry.seq, entry.amount, entry.reference, head),
+            (3, Amount::from_units(77), B256::repeat_byte(9), B256::repeat_byte(8))
+        );
+        assert_eq!((entry.from_bucket.name(), entry.to_bucket.name(), entry.reason.name()), ("Free", "Escrow", "Escrowed"));
+    }
+
+    #[test]
+    fn value_outside_an_enumeration_is_unreadable_not_an_error() {
+        let log = Ledger::Moved { reason: 99, ..moved() }.encode_log_data();
+        let expected = "99 is not a ledger reason";
+        assert!(
+            matches!(QuernEvent::decode(&log), QuernEvent::Unreadable { signature: Ledger::Moved::SIGNATURE, reason } if reason == expected)
+        );
+    }
+
+    #[test]
+    fn cut_data_missing_topics_and_foreign_events_are_told_apart() {
+        let whole = moved().encode_log_data();
+        let cut = LogData::new_unchecked(whole.topics().to_vec(), whole.data.slice(..40));
+        assert!(matches!(QuernEvent::decode(&cut), QuernEvent::Unreadable { .. }));
+        let few = LogData::new_unchecked(whole.topics()[..1].to_vec(), whole.data.clone());
+        assert!(matches!(QuernEvent::decode(&few), QuernEvent::Unreadable { .. }));
+        let foreign = LogData::new_unchecked(vec![B256::repeat_byte(1)], Bytes::new());
+        assert_eq!(QuernEvent::decode(&foreign), QuernEvent::Unknown { topic: Some(B256::repeat_byte(1)) });
+        assert_eq!(QuernEvent::decode(&LogData::new_unchecked(vec![], Bytes::new())), QuernEvent::Unknown { topic: None });
+    }
+
+    #[test]
+    fn claim_and_skipped_completion_keep_their_parts() {
+        let claimed = abi::JobMarket::JobClaimed {
+            jobId: B256::repeat_byte(1),
+            provider: Address::repeat_byte(2),
+            operator: Address::repeat_byte(3),
+            priceBps: 5_000,
+            deadline: U40::from(1_700_000_000u64),
+            lock: 1 << 100,
+        };
+        let event = QuernEvent::decode(&claimed.encode_log_data());
+        assert_eq!((event.name(), event.job_id()), ("JobClaimed", Some(JobId(B256::repeat_byte(1)))));
+        assert!(
+            matches!(event, QuernEvent::JobClaimed { price_bps: 5_000, deadline: 1_700_000_000, lock, .. } if lock.units() == 1 << 100)
+        );
+
+        let refused = abi::JobMarket::DeadlineNotPassed { jobId: B256::ZERO, deadline: U256::from(9), nowSecs: U256::from(8) };
+        let skipped = abi::JobMarket::CompletionSkipped {
+            jobId: B256::repeat_byte(1),
+            reason: alloy_sol_types::SolError::abi_encode(&refused).into(),
+        };
+        assert!(matches!(
+            QuernEvent::decode(&skipped.encode_log_data()),
+            QuernEvent::CompletionSkipped { revert: crate::Revert::DeadlineNotPassed(error), .. } if error == refused
+        ));
+        assert_eq!(amount96(U96::MAX).units(), (1 << 96) - 1);
+    }
 }

@@ -23,6 +23,9 @@ macro_rules! reverts {
         }
 
         impl Revert {
+            /// First four bytes of the data of every error that has a variant.
+            pub const SELECTORS: &[[u8; 4]] = &[$($(<$module::$name as SolError>::SELECTOR,)+)+ ErrorString::SELECTOR, Panic::SELECTOR];
+
             /// Reads revert data. Total.
             pub fn decode(data: &[u8]) -> Self {
                 let unknown = || Self::Unknown(Bytes::copy_from_slice(data));
@@ -68,7 +71,7 @@ reverts! {
         NotClaimant SignerNotOperator DeadlinePassed DeadlineNotPassed AlreadyExtended EntriesAreStopped FieldOutOfBounds ContractNotAllowed;
     Ledger:
         InsufficientBalance ReasonNotAllowed AccountsDiffer AccountNotAllowed AmountNotReceived Insolvent AmountZero RecipientNotAllowed
-        ModuleNotAllowed ModuleOfOtherLedger;
+        ModuleNotAllowed ModuleOfOtherLedger ReentrancyGuardReentrantCall SafeERC20FailedOperation;
     ProviderRegistry:
         NotProvider StillUnbonding UnbondingTooShort;
     ModelRegistry:
@@ -76,5 +79,48 @@ reverts! {
     Guardian:
         NotGuardian GuardianExpired EntriesAlready ExpiryOutOfBounds GuardianNotAllowed;
     QuernToken:
-        NotBridge;
+        NotBridge ERC20InsufficientAllowance ERC20InsufficientBalance ERC20InvalidApprover ERC20InvalidReceiver ERC20InvalidSender
+        ERC20InvalidSpender ERC2612ExpiredSignature ERC2612InvalidSigner ECDSAInvalidSignature ECDSAInvalidSignatureLength
+        ECDSAInvalidSignatureS InvalidAccountNonce InvalidShortString StringTooLong;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi;
+
+    #[test]
+    fn every_error_of_every_contract_has_a_variant() {
+        let of_contracts = [
+            abi::JobMarket::JobMarketErrors::SELECTORS,
+            abi::Ledger::LedgerErrors::SELECTORS,
+            abi::ProviderRegistry::ProviderRegistryErrors::SELECTORS,
+            abi::ModelRegistry::ModelRegistryErrors::SELECTORS,
+            abi::Guardian::GuardianErrors::SELECTORS,
+            abi::QuernToken::QuernTokenErrors::SELECTORS,
+        ];
+        for selector in of_contracts.concat() {
+            assert!(Revert::SELECTORS.contains(&selector), "an error with selector {selector:02x?} has no variant: add it to reverts!");
+        }
+    }
+
+    #[test]
+    fn error_round_trips_and_shows_expected_and_actual() {
+        let error = JobMarket::JobNotInState { jobId: [7; 32].into(), expected: 1, actual: 2 };
+        let revert = Revert::decode(&error.abi_encode());
+        assert_eq!(revert, Revert::JobNotInState(error));
+        assert_eq!(revert.name(), "JobNotInState");
+        let text = revert.to_string();
+        assert!(text.contains("expected: 1") && text.contains("actual: 2"), "{text}");
+    }
+
+    #[test]
+    fn text_panic_nonsense_and_nothing_are_told_apart() {
+        assert_eq!(Revert::decode(&ErrorString { reason: "no".into() }.abi_encode()), Revert::Message("no".into()));
+        assert_eq!(Revert::decode(&Panic { code: U256::from(0x11) }.abi_encode()).to_string(), "Panic(0x11)");
+        assert_eq!(Revert::decode(&[]).to_string(), "no reason given");
+        assert_eq!(Revert::decode(&[1, 2, 3]), Revert::Unknown(Bytes::from_static(&[1, 2, 3])));
+        let cut = &JobMarket::NotClient { expected: [1; 20].into(), actual: [2; 20].into() }.abi_encode()[..40];
+        assert_eq!(Revert::decode(cut), Revert::Unknown(Bytes::copy_from_slice(cut)));
+    }
 }

@@ -61,3 +61,49 @@ pub fn ledger_seq_and_total(value: B256) -> (u64, Amount) {
     total.copy_from_slice(&value[8..24]);
     (u64::from_be_bytes(seq), Amount::from_units(u128::from_be_bytes(total)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The compiler's own layout, committed and checked with the contracts.
+    const LAYOUT: &str = include_str!("../../../contracts/snapshots/storage/Ledger.json");
+
+    #[test]
+    fn slots_are_those_of_the_compiler() {
+        let layout: serde_json::Value = serde_json::from_str(LAYOUT).expect("JSON");
+        let variables = layout["variables"].as_array().expect("variables");
+        let found: Vec<(&str, u64, u64)> = variables
+            .iter()
+            .map(|v| (v["label"].as_str().expect("label"), v["slot"].as_u64().expect("slot"), v["offset"].as_u64().expect("offset")))
+            .collect();
+        assert_eq!(found, [("head", 0, 0), ("seq", 1, 0), ("total", 1, 8), ("_balances", u64::from(LEDGER_BALANCES), 0)]);
+        assert_eq!(layout["types"]["t_array(t_uint128)_storage"]["label"], "uint128[6]");
+    }
+
+    #[test]
+    fn six_balances_of_an_account_share_three_slots_and_no_place() {
+        let account = Address::repeat_byte(0xab);
+        let owned = [Bucket::Free, Bucket::Escrow, Bucket::Stake, Bucket::Lock, Bucket::Unbonding, Bucket::Bond];
+        let places: Vec<BalancePlace> = owned.iter().filter_map(|bucket| ledger_balance(account, *bucket)).collect();
+        for pair in places.chunks(2) {
+            assert_eq!((pair[0].slot, pair[0].upper, pair[1].upper), (pair[1].slot, false, true));
+        }
+        assert_ne!(places[0].slot, places[2].slot);
+        assert_eq!(ledger_balance(account, Bucket::Outside), None);
+    }
+
+    #[test]
+    fn halves_of_a_slot_are_read_apart() {
+        let mut value = [0u8; 32];
+        (value[15], value[31], value[16]) = (1, 2, 0x80);
+        let value = B256::from(value);
+        let place = |upper| BalancePlace { slot: B256::ZERO, upper };
+        assert_eq!(place(true).read(value).units(), 1);
+        assert_eq!(place(false).read(value).units(), (0x80 << 120) + 2);
+
+        let mut value = [0u8; 32];
+        (value[31], value[23]) = (9, 5);
+        assert_eq!(ledger_seq_and_total(value.into()), (9, Amount::from_units(5)));
+    }
+}

@@ -227,9 +227,9 @@ impl Client {
 
 impl Endpoint {
     fn parse(text: &str) -> Result<Self> {
-        let url: Url = text
-            .parse()
-            .map_err(|error| Error::Config { what: format!("an RPC endpoint is not a URL ({error}); expected something like http://127.0.0.1:8545") })?;
+        let url: Url = text.parse().map_err(|error| Error::Config {
+            what: format!("an RPC endpoint is not a URL ({error}); expected something like http://127.0.0.1:8545"),
+        })?;
         if !matches!(url.scheme(), "http" | "https" | "ws" | "wss") {
             return Err(Error::Config { what: format!("RPC scheme {:?} is not supported; use http, https, ws or wss", url.scheme()) });
         }

@@ -156,7 +156,9 @@ impl Error {
     /// Who must act.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::Transport { .. } | Self::Timeout { .. } | Self::BadAnswer { .. } | Self::NodeBehind { .. } | Self::Rpc { .. } => Severity::Retry,
+            Self::Transport { .. } | Self::Timeout { .. } | Self::BadAnswer { .. } | Self::NodeBehind { .. } | Self::Rpc { .. } => {
+                Severity::Retry
+            }
             Self::MissingBlock { .. } => Severity::Unwind,
             Self::WrongChain { .. }
             | Self::Config { .. }

@@ -18,7 +18,9 @@ use crate::{Client, Error, Result, Severity};
 #[derive(Debug, thiserror::Error)]
 pub enum ProofError {
     /// The header does not hash to the block's hash.
-    #[error("block {block}: its header hashes to {actual}: the node's header is not that block's (or its format is newer than this program)")]
+    #[error(
+        "block {block}: its header hashes to {actual}: the node's header is not that block's (or its format is newer than this program)"
+    )]
     HeaderHash {
         /// The block asked for.
         block: B256,
@@ -46,7 +48,9 @@ pub enum ProofError {
         account: Address,
     },
     /// A slot's nodes do not lead from the storage root to the value that the node claims.
-    #[error("block {block}: the proof of slot {slot} of {account} does not lead from storage root {storage_root} to the value {value} that the node claims: {what}")]
+    #[error(
+        "block {block}: the proof of slot {slot} of {account} does not lead from storage root {storage_root} to the value {value} that the node claims: {what}"
+    )]
     Slot {
         /// The block.
         block: B256,
@@ -108,18 +112,19 @@ impl VerifiedStorage {
 ///
 /// # Errors
 /// The link that breaks.
-pub fn verify(block: BlockRef, state_root: B256, account: Address, slots: &[B256], answer: &EIP1186AccountProofResponse) -> Result<VerifiedStorage, ProofError> {
+pub fn verify(
+    block: BlockRef,
+    state_root: B256,
+    account: Address,
+    slots: &[B256],
+    answer: &EIP1186AccountProofResponse,
+) -> Result<VerifiedStorage, ProofError> {
     let hash = block.hash;
     let shape = |what: String| ProofError::Shape { block: hash, account, what };
     if answer.address != account {
         return Err(shape(format!("it is about {}", answer.address)));
     }
-    let leaf = TrieAccount {
-        nonce: answer.nonce,
-        balance: answer.balance,
-        storage_root: answer.storage_hash,
-        code_hash: answer.code_hash,
-    };
+    let leaf = TrieAccount { nonce: answer.nonce, balance: answer.balance, storage_root: answer.storage_hash, code_hash: answer.code_hash };
     let no_code = keccak256([]);
     let expected = if leaf == TrieAccount::default() { None } else { Some(alloy_rlp::encode(leaf)) };
     verify_proof(state_root, Nibbles::unpack(keccak256(account)), expected, &answer.account_proof)

@@ -177,11 +177,17 @@ impl<S: BlockSource> LogStream<S> {
         }
         match (start.cursor, start.history.last()) {
             (Some(cursor), Some(last)) if Cursor::from(*last) != cursor => {
-                return refuse(format!("the stored cursor is block {} but the last stored block is {}: the local database is damaged", cursor.number, last.number));
+                return refuse(format!(
+                    "the stored cursor is block {} but the last stored block is {}: the local database is damaged",
+                    cursor.number, last.number
+                ));
             }
             (None, Some(_)) => return refuse("stored blocks without a cursor: the local database is damaged".into()),
             (Some(cursor), _) if cursor.number + 1 < start.first_block => {
-                return refuse(format!("the stored cursor is block {}, before the deployment in block {}", cursor.number, start.first_block));
+                return refuse(format!(
+                    "the stored cursor is block {}, before the deployment in block {}",
+                    cursor.number, start.first_block
+                ));
             }
             _ => {}
         }
@@ -584,7 +590,8 @@ impl<S: BlockSource> LogStream<S> {
             }
             check(&self.filter, header, &of_block, "eth_getLogs")?;
             // A truncated answer ends or begins inside a block, and leaves out the blocks beyond it.
-            let suspicious = if of_block.is_empty() { self.filter.may_match(&header.bloom) } else { first == Some(number) || last == Some(number) };
+            let suspicious =
+                if of_block.is_empty() { self.filter.may_match(&header.bloom) } else { first == Some(number) || last == Some(number) };
             if suspicious {
                 let exact = self.logs_of(header).await?;
                 if exact.len() != of_block.len() {
@@ -620,17 +627,17 @@ impl<S: BlockSource> LogStream<S> {
     /// The wanted logs of one block out of all its receipts, which the header's bloom filter vouches for.
     async fn logs_from_receipts(&self, header: &BlockHeader) -> Result<Vec<RawLog>> {
         let (number, hash) = (header.at.number, header.at.hash);
-        let mut logs = self
-            .source
-            .all_logs_of_block(hash)
-            .await?
-            .ok_or(Error::MissingBlock { method: "eth_getBlockReceipts", block: hash })?;
+        let mut logs =
+            self.source.all_logs_of_block(hash).await?.ok_or(Error::MissingBlock { method: "eth_getBlockReceipts", block: hash })?;
         let mut bloom = alloy::primitives::Bloom::ZERO;
         for log in &logs {
             bloom.accrue_raw_log(log.address, log.data.topics());
         }
         if bloom != header.bloom {
-            return Err(Error::BadAnswer { method: "eth_getBlockReceipts", what: format!("the receipts of block {number} ({hash}) do not give its bloom filter") });
+            return Err(Error::BadAnswer {
+                method: "eth_getBlockReceipts",
+                what: format!("the receipts of block {number} ({hash}) do not give its bloom filter"),
+            });
         }
         logs.retain(|log| self.filter.wants(log.address));
         logs.sort_by_key(|log| log.log_index);
@@ -653,7 +660,10 @@ fn check(filter: &LogFilter, header: &BlockHeader, logs: &[RawLog], method: &'st
             return refuse(format!("a removed log in block {number}"));
         }
         if log.block_hash != header.at.hash || log.block_number != number {
-            return refuse(format!("a log of block {} ({}) where block {number} ({}) was asked for", log.block_number, log.block_hash, header.at.hash));
+            return refuse(format!(
+                "a log of block {} ({}) where block {number} ({}) was asked for",
+                log.block_number, log.block_hash, header.at.hash
+            ));
         }
         if !filter.wants(log.address) {
             return refuse(format!("a log of {} which was not asked for", log.address));

@@ -15,7 +15,10 @@ use serde::Deserialize;
 use tokio::{sync::Mutex, time::Instant};
 use tracing::{debug, info, warn};
 
-use super::{Attempt, Call, Fees, Intent, IntentStatus, Journal, Mined, NewIntent, Observer, Outcome, Quote, SendError, SenderConfig, SenderEvent, TxReceipt};
+use super::{
+    Attempt, Call, Fees, Intent, IntentStatus, Journal, Mined, NewIntent, Observer, Outcome, Quote, SendError, SenderConfig, SenderEvent,
+    TxReceipt,
+};
 use crate::{At, Client, Error, Result, Severity, keys::Key, source::BlockSource as _};
 
 /// Sends transactions of one account. Share it by `Arc`; give each account one sender and one journal.
@@ -111,13 +114,8 @@ impl TxSender {
             Err(error) => return Err(error),
         };
         self.check_funds(call, &quote).await?;
-        let what = NewIntent {
-            key: key.into(),
-            from: self.account(),
-            to: call.to,
-            value_wei: call.value_wei,
-            calldata: call.calldata.clone(),
-        };
+        let what =
+            NewIntent { key: key.into(), from: self.account(), to: call.to, value_wei: call.value_wei, calldata: call.calldata.clone() };
         // INVARIANT: nothing reaches the network before the rows that name it are durable.
         self.journal.begin(&what, nonce).await.map_err(SendError::from)?;
         let mut intent = Intent { what, nonce, status: IntentStatus::Open, attempts: Vec::new(), mined: None };
@@ -354,7 +352,8 @@ impl TxSender {
                 self.push(&mut intent, used, heads.latest, turn).await?;
                 continue;
             }
-            let settled = intent.mined.filter(|mined| intent.status == IntentStatus::Mined && unmoved && mined.block.number > heads.finalized.number);
+            let settled =
+                intent.mined.filter(|mined| intent.status == IntentStatus::Mined && unmoved && mined.block.number > heads.finalized.number);
             if settled.is_some() {
                 continue;
             }

@@ -91,9 +91,10 @@ impl Client {
     /// Fees for a transaction now.
     pub(crate) async fn fees(&self, caps: &FeeCaps) -> Result<Fees> {
         let block: Option<BaseFee> = self.request("eth_getBlockByNumber", ("latest", false)).await?;
-        let base = block
-            .and_then(|block| block.base_fee_per_gas)
-            .ok_or_else(|| Error::BadAnswer { method: "eth_getBlockByNumber", what: "the newest block has no base fee: is it a chain with EIP-1559?".into() })?;
+        let base = block.and_then(|block| block.base_fee_per_gas).ok_or_else(|| Error::BadAnswer {
+            method: "eth_getBlockByNumber",
+            what: "the newest block has no base fee: is it a chain with EIP-1559?".into(),
+        })?;
         let tip: U128 = self.request("eth_maxPriorityFeePerGas", ()).await?;
         Ok(Fees::at(base.to(), tip.to(), caps)?)
     }
@@ -109,7 +110,9 @@ impl Client {
         match self.call(GAS_PRICE_ORACLE, &GasPriceOracle::getL1FeeUpperBoundCall { unsignedTxSize: size }, At::Latest).await {
             Ok(fee) => Ok(fee),
             // Before Fjord the oracle had only the exact function.
-            Err(Error::Reverted { .. }) => self.call(GAS_PRICE_ORACLE, &GasPriceOracle::getL1FeeCall { data: unsigned.into() }, At::Latest).await,
+            Err(Error::Reverted { .. }) => {
+                self.call(GAS_PRICE_ORACLE, &GasPriceOracle::getL1FeeCall { data: unsigned.into() }, At::Latest).await
+            }
             Err(error) => Err(error),
         }
     }

@@ -65,7 +65,9 @@ impl Client {
         }
         let (Some(hash), Some(number)) = (answer.block_hash, answer.block_number) else { return Ok(None) };
         // REORG: a node may still answer from a block that it took back.
-        let Some(block) = self.header(number.to()).await?.map(|header| header.at).filter(|block| block.hash == hash) else { return Ok(None) };
+        let Some(block) = self.header(number.to()).await?.map(|header| header.at).filter(|block| block.hash == hash) else {
+            return Ok(None);
+        };
         Ok(Some(TxReceipt {
             tx_hash,
             block,
