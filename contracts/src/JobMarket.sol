@@ -12,30 +12,16 @@ import {Pricing} from "./libraries/Pricing.sol";
 import {SpecBounds} from "./libraries/SpecBounds.sol";
 import {JobId} from "./types/Ids.sol";
 import {Completion, Job, JobSpec, Modules, Parameters, Receipt, State} from "./types/Job.sol";
+import {JobWord, JobWords} from "./types/JobWord.sol";
 import {Move, Reason} from "./types/Money.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 
 /// @title See `IJobMarket`
 contract JobMarket is IJobMarket {
-    /// @dev Two words of storage per job.
-    /// | field          | bits | word | offset |
-    /// |----------------|------|------|--------|
-    /// | state          | 8    | 0    | 0      |
-    /// | clock          | 40   | 0    | 8      |
-    /// | priceBps       | 16   | 0    | 48     |
-    /// | operator       | 160  | 0    | 64     |
-    /// | challengesOpen | 16   | 0    | 224    |
-    /// | extended       | 8    | 0    | 240    |
-    /// | subject        | 256  | 1    | 0      |
-    /// `subject` is the provider while Claimed, the receipt's digest while Submitted or Challenged, else 0.
+    /// @dev `subject` is the provider while Claimed, the receipt's digest while Submitted or Challenged, else 0.
     struct Stored {
-        State state;
-        uint40 clock;
-        uint16 priceBps;
-        address operator;
-        uint16 challengesOpen;
-        bool extended;
+        JobWord word;
         bytes32 subject;
     }
 
@@ -101,9 +87,8 @@ contract JobMarket is IJobMarket {
 
     /// @inheritdoc IJobMarket
     function post(JobSpec calldata spec) external returns (JobId jobId) {
-        jobId = _jobIdOf(spec);
-        Stored storage stored = _jobs[jobId];
-        if (stored.state != State.None) revert JobNotInState(jobId, State.None, stored.state);
+        Stored storage stored;
+        (jobId, stored,) = _load(spec, State.None);
         if (msg.sender != spec.client) revert NotClient(spec.client, msg.sender);
         if (IGuardian(GUARDIAN).entriesStopped()) revert EntriesAreStopped();
         SpecBounds.check(spec);
@@ -113,83 +98,83 @@ contract JobMarket is IJobMarket {
         if (model.family != spec.kind) revert KindNotOfFamily(spec.modelId, spec.kind, model.family);
         if (block.timestamp > spec.claimBy) revert DeadlinePassed(jobId, spec.claimBy, block.timestamp);
 
-        stored.state = State.Open;
-        stored.clock = uint40(block.timestamp);
+        stored.word = JobWords.open(uint40(block.timestamp));
         emit JobPosted(jobId, spec.client, spec.modelId, maxFee, uint40(block.timestamp), spec);
-        _move(jobId, Move(spec.client, spec.client, maxFee, Reason.Escrowed));
+        _move(jobId, spec.client, maxFee, Reason.Escrowed);
     }
 
     /// @inheritdoc IJobMarket
     function cancel(JobSpec calldata spec) external {
-        (JobId jobId, Stored storage stored) = _require(spec, State.Open);
+        (JobId jobId, Stored storage stored, JobWord word) = _load(spec, State.Open);
         if (msg.sender != spec.client) revert NotClient(spec.client, msg.sender);
 
-        stored.state = State.Refunded;
         uint96 refund = _maxFeeOfPosted(spec);
+        stored.word = word.withState(State.Refunded);
         emit JobCancelled(jobId, spec.client, refund);
-        _move(jobId, Move(spec.client, spec.client, refund, Reason.Cancelled));
+        _move(jobId, spec.client, refund, Reason.Cancelled);
     }
 
     /// @inheritdoc IJobMarket
     function expire(JobSpec calldata spec) external {
-        (JobId jobId, Stored storage stored) = _require(spec, State.Open);
+        (JobId jobId, Stored storage stored, JobWord word) = _load(spec, State.Open);
         if (block.timestamp <= spec.claimBy) revert DeadlineNotPassed(jobId, spec.claimBy, block.timestamp);
 
-        stored.state = State.Refunded;
         uint96 refund = _maxFeeOfPosted(spec);
+        stored.word = word.withState(State.Refunded);
         emit JobExpired(jobId, spec.client, refund);
-        _move(jobId, Move(spec.client, spec.client, refund, Reason.Expired));
+        _move(jobId, spec.client, refund, Reason.Expired);
     }
 
     /* CLAIM AND DELIVER */
 
     /// @inheritdoc IJobMarket
     function claim(JobSpec calldata spec, address provider) external {
-        (JobId jobId, Stored storage stored) = _require(spec, State.Open);
+        (JobId jobId, Stored storage stored, JobWord word) = _load(spec, State.Open);
         address operator = IProviderRegistry(PROVIDER_REGISTRY).operatorOf(provider);
         if (msg.sender != operator) revert NotOperator(provider, operator, msg.sender);
         if (spec.designated != address(0) && spec.designated != provider) revert NotDesignated(jobId, spec.designated, provider);
         if (block.timestamp > spec.claimBy) revert DeadlinePassed(jobId, spec.claimBy, block.timestamp);
 
-        uint16 priceBps = Pricing.priceBps(spec, block.timestamp - stored.clock);
+        uint16 priceBps = Pricing.priceBps(spec, block.timestamp - word.clock());
         uint40 deadline = uint40(block.timestamp + spec.deliverWithin);
-        uint128 lock = lockOf(spec);
-        stored.state = State.Claimed;
-        stored.clock = deadline;
-        stored.priceBps = priceBps;
-        stored.operator = operator;
+        uint128 lock = _lockOfPosted(spec);
+        stored.word = JobWords.claimed(deadline, priceBps, operator);
         stored.subject = bytes32(uint256(uint160(provider)));
         emit JobClaimed(jobId, provider, operator, priceBps, deadline, lock);
-        _move(jobId, Move(provider, provider, lock, Reason.Locked));
+        _move(jobId, provider, lock, Reason.Locked);
     }
 
     /// @inheritdoc IJobMarket
     function submit(JobSpec calldata spec, Receipt calldata receipt, bytes calldata signature) external {
-        (JobId jobId, Stored storage stored) = _require(spec, State.Claimed);
+        (JobId jobId, Stored storage stored, JobWord word) = _load(spec, State.Claimed);
+        if (receipt.jobId != jobId) revert ReceiptOfOtherJob(jobId, receipt.jobId);
+        address provider = address(uint160(uint256(stored.subject)));
+        if (receipt.provider != provider) revert NotClaimant(jobId, provider, receipt.provider);
         bytes32 digest = _receiptDigestOf(receipt);
-        _checkReceipt(jobId, stored, spec, receipt, digest, signature);
-        if (block.timestamp > stored.clock) revert DeadlinePassed(jobId, stored.clock, block.timestamp);
+        (address signer,,) = ECDSA.tryRecoverCalldata(digest, signature);
+        // The operator at the claim was a sender, so it is not 0, which a malformed signature recovers to.
+        if (signer != word.operator()) revert SignerNotOperator(jobId, word.operator(), signer);
+        SpecBounds.within("outputLen", receipt.outputLen, 0, Pricing.maxOutputLen(spec));
+        SpecBounds.checkCodec("outputCodec", receipt.outputCodec);
+        SpecBounds.within("energyMethod", receipt.energyMethod, 1, 2);
+        if (block.timestamp > word.clock()) revert DeadlinePassed(jobId, word.clock(), block.timestamp);
 
         uint40 windowEnd = uint40(block.timestamp + _CHALLENGE_WINDOW_SECS);
-        stored.state = State.Submitted;
-        stored.clock = windowEnd;
+        stored.word = word.withState(State.Submitted).withClock(windowEnd);
         stored.subject = digest;
-        uint256 macsPerToken = IModelRegistry(MODEL_REGISTRY).model(spec.modelId).macsPerToken;
-        // inputLen + outputLen < 2^65 and macsPerToken < 2^44: fits.
-        uint128 workUnits = uint128((uint256(spec.inputLen) + receipt.outputLen) * macsPerToken);
-        emit ReceiptSubmitted(jobId, receipt.provider, digest, windowEnd, workUnits, receipt);
+        emit ReceiptSubmitted(jobId, provider, digest, windowEnd, receipt);
     }
 
     /// @inheritdoc IJobMarket
     function refundUndelivered(JobSpec calldata spec) external {
-        (JobId jobId, Stored storage stored) = _require(spec, State.Claimed);
-        if (block.timestamp <= stored.clock) revert DeadlineNotPassed(jobId, stored.clock, block.timestamp);
+        (JobId jobId, Stored storage stored, JobWord word) = _load(spec, State.Claimed);
+        if (block.timestamp <= word.clock()) revert DeadlineNotPassed(jobId, word.clock(), block.timestamp);
 
         address provider = address(uint160(uint256(stored.subject)));
         uint96 refund = _maxFeeOfPosted(spec);
-        uint128 lock = lockOf(spec);
+        uint128 lock = _lockOfPosted(spec);
         uint128 penalty = _shareFloor(lock, _PENALTY_BPS);
-        stored.state = State.Refunded;
+        stored.word = word.withState(State.Refunded);
         stored.subject = 0;
         emit JobUndelivered(jobId, spec.client, provider, refund, penalty, lock - penalty);
 
@@ -204,23 +189,25 @@ contract JobMarket is IJobMarket {
 
     /// @inheritdoc IJobMarket
     function complete(JobSpec calldata spec, Receipt calldata receipt) external {
-        (JobId jobId, Stored storage stored) = _require(spec, State.Submitted);
+        (JobId jobId, Stored storage stored, JobWord word) = _load(spec, State.Submitted);
         _requireReceipt(jobId, stored, receipt);
-        if (block.timestamp <= stored.clock) revert DeadlineNotPassed(jobId, stored.clock, block.timestamp);
+        if (block.timestamp <= word.clock()) revert DeadlineNotPassed(jobId, word.clock(), block.timestamp);
 
         IModelRegistry.Model memory model = IModelRegistry(MODEL_REGISTRY).model(spec.modelId);
-        uint96 fee = uint96(Pricing.fee(spec, receipt.outputLen, stored.priceBps));
+        uint96 fee = uint96(Pricing.fee(spec, receipt.outputLen, word.priceBps()));
         uint96 royalty = uint96(_shareFloor(fee, model.royaltyBps));
         uint96 change = _maxFeeOfPosted(spec) - fee;
-        stored.state = State.Completed;
+        // inputLen + outputLen < 2^65 and macsPerToken < 2^44: fits.
+        uint128 workUnits = uint128((uint256(spec.inputLen) + receipt.outputLen) * model.macsPerToken);
+        stored.word = word.withState(State.Completed);
         stored.subject = 0;
-        emit JobCompleted(jobId, receipt.provider, model.publisher, fee, royalty, change);
+        emit JobCompleted(jobId, receipt.provider, model.publisher, fee, royalty, change, workUnits);
 
         Move[] memory moves = new Move[](4);
         moves[0] = Move(spec.client, receipt.provider, fee - royalty, Reason.Fee);
         moves[1] = Move(spec.client, model.publisher, royalty, Reason.Royalty);
         moves[2] = Move(spec.client, spec.client, change, Reason.Change);
-        moves[3] = Move(receipt.provider, receipt.provider, lockOf(spec), Reason.Unlocked);
+        moves[3] = Move(receipt.provider, receipt.provider, _lockOfPosted(spec), Reason.Unlocked);
         ILedger(LEDGER).move(JobId.unwrap(jobId), moves);
     }
 
@@ -240,42 +227,39 @@ contract JobMarket is IJobMarket {
     /// @inheritdoc IJobMarket
     function challengeOpened(JobSpec calldata spec, Receipt calldata receipt) external returns (JobId jobId) {
         jobId = _jobIdOf(spec);
-        Stored storage stored = _requireInDoubt(jobId);
+        (Stored storage stored, JobWord word) = _loadInDoubt(jobId);
         _requireGame();
         _requireReceipt(jobId, stored, receipt);
-        if (block.timestamp > stored.clock) revert DeadlinePassed(jobId, stored.clock, block.timestamp);
+        if (block.timestamp > word.clock()) revert DeadlinePassed(jobId, word.clock(), block.timestamp);
 
-        uint16 challengesOpen = stored.challengesOpen + 1;
-        stored.state = State.Challenged;
-        stored.challengesOpen = challengesOpen;
+        uint16 challengesOpen = word.challengesOpen() + 1;
+        stored.word = word.withState(State.Challenged).withChallengesOpen(challengesOpen);
         emit ChallengeOpened(jobId, challengesOpen);
     }
 
     /// @inheritdoc IJobMarket
     function challengeDismissed(JobId jobId) external {
-        Stored storage stored = _requireState(jobId, State.Challenged);
+        (Stored storage stored, JobWord word) = _load(jobId, State.Challenged);
         _requireGame();
 
         // INVARIANT: Challenged if and only if challengesOpen > 0.
-        uint16 challengesOpen = stored.challengesOpen - 1;
-        stored.challengesOpen = challengesOpen;
-        if (challengesOpen == 0) stored.state = State.Submitted;
+        uint16 challengesOpen = word.challengesOpen() - 1;
+        stored.word = word.withState(challengesOpen == 0 ? State.Submitted : State.Challenged).withChallengesOpen(challengesOpen);
         emit ChallengeDismissed(jobId, challengesOpen);
     }
 
     /// @inheritdoc IJobMarket
     function convicted(JobSpec calldata spec, Receipt calldata receipt, address challenger) external {
-        (JobId jobId, Stored storage stored) = _require(spec, State.Challenged);
+        (JobId jobId, Stored storage stored, JobWord word) = _load(spec, State.Challenged);
         _requireGame();
         _requireReceipt(jobId, stored, receipt);
 
         uint96 refund = _maxFeeOfPosted(spec);
-        uint128 lock = lockOf(spec);
+        uint128 lock = _lockOfPosted(spec);
         uint128 toChallenger = _shareFloor(lock, _CHALLENGER_SHARE_BPS);
         uint128 toClient = _shareFloor(lock, _CLIENT_SHARE_BPS);
         uint128 delayed = lock - toChallenger - toClient;
-        stored.state = State.Slashed;
-        stored.challengesOpen = 0;
+        stored.word = word.withState(State.Slashed).withChallengesOpen(0);
         stored.subject = 0;
         emit JobSlashed(jobId, receipt.provider, challenger, toChallenger, toClient, delayed, refund);
 
@@ -289,16 +273,15 @@ contract JobMarket is IJobMarket {
 
     /// @inheritdoc IJobMarket
     function extend(JobId jobId) external {
-        Stored storage stored = _requireInDoubt(jobId);
+        (Stored storage stored, JobWord word) = _loadInDoubt(jobId);
         _requireGame();
-        if (stored.extended) revert AlreadyExtended(jobId);
-        uint40 windowEnd = stored.clock;
-        if (stored.state == State.Submitted && block.timestamp > windowEnd) revert DeadlinePassed(jobId, windowEnd, block.timestamp);
+        if (word.extended()) revert AlreadyExtended(jobId);
+        uint40 windowEnd = word.clock();
+        if (word.state() == State.Submitted && block.timestamp > windowEnd) revert DeadlinePassed(jobId, windowEnd, block.timestamp);
 
         uint40 extendedEnd = uint40(block.timestamp + _EXTENSION_SECS);
         if (extendedEnd > windowEnd) windowEnd = extendedEnd;
-        stored.clock = windowEnd;
-        stored.extended = true;
+        stored.word = word.withClock(windowEnd).withExtended();
         emit WindowExtended(jobId, windowEnd);
     }
 
@@ -322,17 +305,17 @@ contract JobMarket is IJobMarket {
 
     /// @inheritdoc IJobMarket
     function job(JobId jobId) external view returns (Job memory) {
-        Stored memory s = _jobs[jobId];
-        bool claimed = s.state == State.Claimed;
+        (JobWord word, bytes32 subject) = (_jobs[jobId].word, _jobs[jobId].subject);
+        bool claimed = word.state() == State.Claimed;
         return Job({
-            state: s.state,
-            clock: s.clock,
-            priceBps: s.priceBps,
-            operator: s.operator,
-            challengesOpen: s.challengesOpen,
-            extended: s.extended,
-            provider: claimed ? address(uint160(uint256(s.subject))) : address(0),
-            receiptDigest: claimed ? bytes32(0) : s.subject
+            state: word.state(),
+            clock: word.clock(),
+            priceBps: word.priceBps(),
+            operator: word.operator(),
+            challengesOpen: word.challengesOpen(),
+            extended: word.extended(),
+            provider: claimed ? address(uint160(uint256(subject))) : address(0),
+            receiptDigest: claimed ? bytes32(0) : subject
         });
     }
 
@@ -352,10 +335,9 @@ contract JobMarket is IJobMarket {
     }
 
     /// @inheritdoc IJobMarket
-    function lockOf(JobSpec calldata spec) public view returns (uint128) {
-        // maxFee < 2^96 and the factor < 2^32: fits.
-        uint256 scaled = uint256(maxFeeOf(spec)) * _LOCK_FACTOR_BPS / Pricing.ONE_BPS;
-        return uint128(scaled < _MIN_LOCK ? _MIN_LOCK : scaled);
+    function lockOf(JobSpec calldata spec) external view returns (uint128) {
+        maxFeeOf(spec);
+        return _lockOfPosted(spec);
     }
 
     /// @inheritdoc IJobMarket
@@ -382,20 +364,22 @@ contract JobMarket is IJobMarket {
         return MessageHashUtils.toTypedDataHash(domainSeparator(), JobHash.structHash(receipt));
     }
 
-    function _require(JobSpec calldata spec, State expected) private view returns (JobId jobId, Stored storage stored) {
+    function _load(JobSpec calldata spec, State expected) private view returns (JobId jobId, Stored storage stored, JobWord word) {
         jobId = _jobIdOf(spec);
-        stored = _requireState(jobId, expected);
+        (stored, word) = _load(jobId, expected);
     }
 
-    function _requireState(JobId jobId, State expected) private view returns (Stored storage stored) {
+    function _load(JobId jobId, State expected) private view returns (Stored storage stored, JobWord word) {
         stored = _jobs[jobId];
-        if (stored.state != expected) revert JobNotInState(jobId, expected, stored.state);
+        word = stored.word;
+        if (word.state() != expected) revert JobNotInState(jobId, expected, word.state());
     }
 
     /// @dev Submitted or Challenged.
-    function _requireInDoubt(JobId jobId) private view returns (Stored storage stored) {
+    function _loadInDoubt(JobId jobId) private view returns (Stored storage stored, JobWord word) {
         stored = _jobs[jobId];
-        State state = stored.state;
+        word = stored.word;
+        State state = word.state();
         if (state != State.Submitted && state != State.Challenged) revert JobNotInState(jobId, State.Submitted, state);
     }
 
@@ -408,38 +392,30 @@ contract JobMarket is IJobMarket {
         if (digest != stored.subject) revert ReceiptNotSubmitted(jobId, stored.subject, digest);
     }
 
-    function _checkReceipt(
-        JobId jobId,
-        Stored storage stored,
-        JobSpec calldata spec,
-        Receipt calldata receipt,
-        bytes32 digest,
-        bytes calldata signature
-    ) private view {
-        if (receipt.jobId != jobId) revert ReceiptOfOtherJob(jobId, receipt.jobId);
-        address provider = address(uint160(uint256(stored.subject)));
-        if (receipt.provider != provider) revert NotClaimant(jobId, provider, receipt.provider);
-        (address signer,,) = ECDSA.tryRecoverCalldata(digest, signature);
-        address operator = stored.operator;
-        if (signer == address(0) || signer != operator) revert SignerNotOperator(jobId, operator, signer);
-        SpecBounds.within("outputLen", receipt.outputLen, 0, Pricing.maxOutputLen(spec));
-        SpecBounds.checkCodec("outputCodec", receipt.outputCodec);
-        SpecBounds.within("energyMethod", receipt.energyMethod, 1, 2);
-    }
-
     /// @dev The maximum fee of a spec that was posted, so that its bound is known to hold.
     function _maxFeeOfPosted(JobSpec calldata spec) private pure returns (uint96) {
         return uint96(Pricing.maxFee(spec));
     }
 
-    /// @dev ROUNDING: down.
-    function _shareFloor(uint128 amount, uint256 bps) private pure returns (uint128) {
-        return uint128(amount * bps / Pricing.ONE_BPS);
+    /// @dev The lock of a spec whose maximum fee is known to fit; maxFee < 2^96 and the factor < 2^32: fits.
+    function _lockOfPosted(JobSpec calldata spec) private view returns (uint128) {
+        unchecked {
+            uint256 scaled = uint256(_maxFeeOfPosted(spec)) * _LOCK_FACTOR_BPS / Pricing.ONE_BPS;
+            return uint128(scaled < _MIN_LOCK ? _MIN_LOCK : scaled);
+        }
     }
 
-    function _move(JobId jobId, Move memory m) private {
+    /// @dev amount < 2^128 and bps <= 10,000. ROUNDING: down.
+    function _shareFloor(uint256 amount, uint256 bps) private pure returns (uint128) {
+        unchecked {
+            return uint128(amount * bps / Pricing.ONE_BPS);
+        }
+    }
+
+    /// @dev One move within one account.
+    function _move(JobId jobId, address account, uint128 amount, Reason reason) private {
         Move[] memory moves = new Move[](1);
-        moves[0] = m;
+        moves[0] = Move(account, account, amount, reason);
         ILedger(LEDGER).move(JobId.unwrap(jobId), moves);
     }
 }

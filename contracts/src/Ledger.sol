@@ -4,6 +4,8 @@ pragma solidity 0.8.36;
 import {IJobMarket} from "./interfaces/IJobMarket.sol";
 import {ILedger} from "./interfaces/ILedger.sol";
 import {IProviderRegistry} from "./interfaces/IProviderRegistry.sol";
+import {Balances} from "./libraries/Balances.sol";
+import {Tip} from "./libraries/Entries.sol";
 import {Moves} from "./libraries/Moves.sol";
 import {Bucket, Move, Reason} from "./types/Money.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
@@ -13,10 +15,8 @@ import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/Reentrancy
 
 /// @title See `ILedger`
 contract Ledger is ILedger, ReentrancyGuardTransient {
+    using Balances for Balances.Accounts;
     using SafeERC20 for IERC20;
-
-    /// @dev The tag of a ledger head's preimage (docs/PROTOCOL.md, section 1).
-    uint8 private constant HEAD_TAG = 0x50;
 
     /// @inheritdoc ILedger
     address public immutable TOKEN;
@@ -27,14 +27,10 @@ contract Ledger is ILedger, ReentrancyGuardTransient {
     /// @inheritdoc ILedger
     address public immutable DISPUTE_GAME;
 
-    /// @inheritdoc ILedger
-    bytes32 public head;
-    /// @inheritdoc ILedger
-    uint64 public seq;
+    Tip private _tip;
     /// @inheritdoc ILedger
     uint128 public total;
-    /// @dev By position (`_position`): free | escrow, stake | lock, unbonding | bond; of account 0: burned | delayed, rewardPool.
-    mapping(address account => uint128[6]) private _balances;
+    Balances.Accounts private _accounts;
 
     /// @notice Deployed last: the modules name this address already, which is checked here, so a miswired deployment does not exist.
     constructor(address token, address jobMarket, address providerRegistry, address disputeGame) {
@@ -70,12 +66,12 @@ contract Ledger is ILedger, ReentrancyGuardTransient {
         if (to == address(0) || to == address(this)) revert RecipientNotAllowed(to);
         if (amount == 0) revert AmountZero();
 
-        _debit(msg.sender, Bucket.Free, amount);
+        _accounts.debit(msg.sender, Bucket.Free, amount);
         unchecked {
             // INVARIANT: total is the sum of all buckets, and one of them held the amount.
             total -= amount;
         }
-        _append(Move(msg.sender, to, amount, Reason.Withdrawal));
+        _tip = _tip.append(Move(msg.sender, to, amount, Reason.Withdrawal), 0);
 
         IERC20(TOKEN).safeTransfer(to, amount);
         uint256 balance = IERC20(TOKEN).balanceOf(address(this));
@@ -86,23 +82,33 @@ contract Ledger is ILedger, ReentrancyGuardTransient {
 
     /// @inheritdoc ILedger
     function move(bytes32 referenceId, Move[] calldata moves) external {
-        uint8 caller = _callerRole();
-        (bytes32 lastHead, uint64 lastSeq) = (head, seq);
+        uint256 caller = _callerRole();
+        Tip tip = _tip;
         for (uint256 i = 0; i < moves.length; ++i) {
             Move memory m = moves[i];
             if (m.amount == 0) continue;
-            if (caller == 0 || Moves.givenBy(m.reason) != caller) revert ReasonNotAllowed(m.reason, msg.sender);
-            if (Moves.staysWithAccount(m.reason) && m.from != m.to) revert AccountsDiffer(m.reason, m.from, m.to);
+            // Caller 0 gives no reason, and nobody gives reason 0.
+            if (Moves.givenBy(m.reason) != caller) revert ReasonNotAllowed(m.reason, msg.sender);
+            if (m.from != m.to && Moves.staysWithAccount(m.reason)) revert AccountsDiffer(m.reason, m.from, m.to);
 
-            _debit(m.from, Moves.fromBucket(m.reason), m.amount);
-            _credit(m.to, Moves.toBucket(m.reason), m.amount);
-            lastSeq += 1;
-            lastHead = _record(lastHead, lastSeq, m, referenceId);
+            _accounts.debit(m.from, Moves.fromBucket(m.reason), m.amount);
+            _accounts.credit(m.to, Moves.toBucket(m.reason), m.amount);
+            tip = tip.append(m, referenceId);
         }
-        (head, seq) = (lastHead, lastSeq);
+        _tip = tip;
     }
 
     /* VIEWS */
+
+    /// @inheritdoc ILedger
+    function head() external view returns (bytes32) {
+        return _tip.head();
+    }
+
+    /// @inheritdoc ILedger
+    function seq() external view returns (uint64) {
+        return _tip.seq();
+    }
 
     /// @inheritdoc ILedger
     function surplus() external view returns (uint256) {
@@ -111,8 +117,7 @@ contract Ledger is ILedger, ReentrancyGuardTransient {
 
     /// @inheritdoc ILedger
     function balanceOf(address account, Bucket bucket) external view returns (uint128) {
-        if (bucket <= Bucket.Outside || Moves.isOwnerless(bucket) != (account == address(0))) return 0;
-        return _balances[account][_position(bucket)];
+        return _accounts.get(account, bucket);
     }
 
     /// @inheritdoc ILedger
@@ -121,10 +126,12 @@ contract Ledger is ILedger, ReentrancyGuardTransient {
         view
         returns (uint128 free, uint128 escrow, uint128 stake, uint128 unbonding, uint128 lock, uint128 bond)
     {
-        if (account != address(0)) {
-            uint128[6] storage balances = _balances[account];
-            (free, escrow, stake, lock, unbonding, bond) = (balances[0], balances[1], balances[2], balances[3], balances[4], balances[5]);
-        }
+        free = _accounts.get(account, Bucket.Free);
+        escrow = _accounts.get(account, Bucket.Escrow);
+        stake = _accounts.get(account, Bucket.Stake);
+        unbonding = _accounts.get(account, Bucket.Unbonding);
+        lock = _accounts.get(account, Bucket.Lock);
+        bond = _accounts.get(account, Bucket.Bond);
     }
 
     /* INTERNAL */
@@ -139,58 +146,16 @@ contract Ledger is ILedger, ReentrancyGuardTransient {
 
         // INVARIANT: every bucket is at most total, and total fits: no credit anywhere can overflow.
         total += amount;
-        _credit(account, Bucket.Free, amount);
-        _append(Move(msg.sender, account, amount, Reason.Deposit));
+        _accounts.credit(account, Bucket.Free, amount);
+        _tip = _tip.append(Move(msg.sender, account, amount, Reason.Deposit), 0);
     }
 
-    function _debit(address account, Bucket bucket, uint128 amount) private {
-        uint128[6] storage balances = _balances[account];
-        uint256 position = _position(bucket);
-        uint128 available = balances[position];
-        if (available < amount) revert InsufficientBalance(account, bucket, amount, available);
-        unchecked {
-            balances[position] = available - amount;
-        }
-    }
-
-    function _credit(address account, Bucket bucket, uint128 amount) private {
-        if (Moves.isOwnerless(bucket) != (account == address(0))) revert AccountNotAllowed(bucket, account);
-        unchecked {
-            _balances[account][_position(bucket)] += amount;
-        }
-    }
-
-    /// @dev One entry of this contract's own.
-    function _append(Move memory m) private {
-        uint64 newSeq = seq + 1;
-        seq = newSeq;
-        head = _record(head, newSeq, m, 0);
-    }
-
-    /// @dev Emits the entry and returns the head after it.
-    function _record(bytes32 lastHead, uint64 newSeq, Move memory m, bytes32 referenceId) private returns (bytes32 newHead) {
-        Bucket fromBucket = Moves.fromBucket(m.reason);
-        Bucket toBucket = Moves.toBucket(m.reason);
-        newHead = keccak256(
-            abi.encodePacked(
-                abi.encodePacked(HEAD_TAG, lastHead, block.chainid, address(this), newSeq),
-                abi.encodePacked(m.from, fromBucket, m.to, toBucket, m.amount, m.reason, referenceId)
-            )
-        );
-        emit Moved(newSeq, m.from, fromBucket, m.to, toBucket, m.amount, m.reason, referenceId, newHead);
-    }
-
-    function _callerRole() private view returns (uint8) {
+    /// @dev Who the caller is in the table of reasons; 0: nobody.
+    function _callerRole() private view returns (uint256) {
         if (msg.sender == JOB_MARKET) return Moves.BY_MARKET;
         if (msg.sender == PROVIDER_REGISTRY) return Moves.BY_REGISTRY;
         if (msg.sender == DISPUTE_GAME) return Moves.BY_GAME;
         return 0;
-    }
-
-    /// @dev Buckets that move together share a storage slot: Free and Escrow, Stake and Lock.
-    function _position(Bucket bucket) private pure returns (uint256) {
-        // Byte n belongs to bucket n: Free 0, Escrow 1, Stake 2, Unbonding 4, Lock 3, Bond 5; Burned 0, Delayed 1, RewardPool 2.
-        return uint8(bytes11(hex"0000000102040305000102")[uint8(bucket)]);
     }
 
     function _requireOurs(address module, address ledger) private view {

@@ -36,11 +36,18 @@ interface IJobMarket is IEntry {
         JobId indexed jobId, address indexed provider, address indexed operator, uint16 priceBps, uint40 deadline, uint128 lock
     );
     /// @notice A result is attested; it can be challenged up to `windowEnd`.
-    event ReceiptSubmitted(
-        JobId indexed jobId, address indexed provider, bytes32 receiptDigest, uint40 windowEnd, uint128 workUnits, Receipt receipt
+    event ReceiptSubmitted(JobId indexed jobId, address indexed provider, bytes32 receiptDigest, uint40 windowEnd, Receipt receipt);
+    /// @notice The provider got `fee` - `royalty`, the publisher `royalty`, the client `change`; the lock is stake again. `workUnits`,
+    /// (inputLen + outputLen) * the model's multiply-adds per token, is what the provider has worked.
+    event JobCompleted(
+        JobId indexed jobId,
+        address indexed provider,
+        address indexed publisher,
+        uint96 fee,
+        uint96 royalty,
+        uint96 change,
+        uint128 workUnits
     );
-    /// @notice The provider got `fee` - `royalty`, the publisher `royalty`, the client `change`; the lock is stake again.
-    event JobCompleted(JobId indexed jobId, address indexed provider, address indexed publisher, uint96 fee, uint96 royalty, uint96 change);
     /// @notice The client took an unclaimed job back.
     event JobCancelled(JobId indexed jobId, address indexed client, uint96 refund);
     /// @notice Nobody claimed the job in time; the client has its money back.

@@ -16,8 +16,8 @@ import {Bucket, Move, Reason} from "../types/Money.sol";
 /// reverts; a fee on transfer is refused by measuring what arrived. Liveness assumes that the token lets this contract transfer out.
 ///
 /// Storage, read by auditors with eth_getProof (checked by the test `test_storageSlots_areAsDocumented`):
-/// slot 0: `head`
-/// slot 1: bits 0 to 63 `seq`, bits 64 to 191 `total`
+/// slot 0: bits 64 to 255 the 24 bytes of `head`, bits 0 to 63 `seq`
+/// slot 1: bits 0 to 127 `total`
 /// slot 2: mapping account => three words at keccak(account ‖ 2) + 0, 1, 2; low and high 128 bits:
 ///         free | escrow, stake | lock, unbonding | bond; of account 0: burned | delayed, rewardPool | 0
 interface ILedger {
@@ -84,7 +84,7 @@ interface ILedger {
     /// @param referenceId the job id, or 0
     function move(bytes32 referenceId, Move[] calldata moves) external;
 
-    /// @notice The hash of all entries so far; 0 before the first.
+    /// @notice The hash of all entries so far, 24 bytes of it and 8 zero bytes; 0 before the first.
     function head() external view returns (bytes32);
 
     /// @notice The number of the last entry; 0 before the first.

@@ -19,13 +19,27 @@ library JobHash {
         return keccak256(abi.encode(DOMAIN_TYPEHASH, keccak256("Quern"), keccak256("1"), chainId, market));
     }
 
-    /// @notice The EIP-712 struct hash of a spec. Every field is checked to be in the range of its type: one spec has one encoding.
-    function structHash(JobSpec calldata spec) internal pure returns (bytes32) {
-        return keccak256(abi.encode(JOB_SPEC_TYPEHASH, spec));
+    /// @notice The EIP-712 struct hash of a spec: the type hash and the 24 words as they stand in calldata.
+    /// @dev A field with bits outside its type would hash to another id; `post` and `submit` refuse it when they encode the struct into
+    /// their event, so no such id exists in storage.
+    function structHash(JobSpec calldata spec) internal pure returns (bytes32 hash) {
+        bytes32 typeHash = JOB_SPEC_TYPEHASH;
+        assembly ("memory-safe") {
+            let preimage := mload(0x40) // scratch beyond the free memory pointer, which stays
+            mstore(preimage, typeHash)
+            calldatacopy(add(preimage, 0x20), spec, 0x300) // 24 words
+            hash := keccak256(preimage, 0x320)
+        }
     }
 
-    /// @notice The EIP-712 struct hash of a receipt.
-    function structHash(Receipt calldata receipt) internal pure returns (bytes32) {
-        return keccak256(abi.encode(RECEIPT_TYPEHASH, receipt));
+    /// @notice The EIP-712 struct hash of a receipt: the type hash and the 9 words as they stand in calldata.
+    function structHash(Receipt calldata receipt) internal pure returns (bytes32 hash) {
+        bytes32 typeHash = RECEIPT_TYPEHASH;
+        assembly ("memory-safe") {
+            let preimage := mload(0x40) // scratch beyond the free memory pointer, which stays
+            mstore(preimage, typeHash)
+            calldatacopy(add(preimage, 0x20), receipt, 0x120) // 9 words
+            hash := keccak256(preimage, 0x140)
+        }
     }
 }

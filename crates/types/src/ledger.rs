@@ -161,7 +161,7 @@ pub struct LedgerHead {
     pub ledger: Address,
     /// Sequence number of the last entry; 0 before the first.
     pub seq: u64,
-    /// The head; zero before the first entry.
+    /// The head: 24 bytes of a hash and 8 zero bytes; zero before the first entry.
     pub hash: B256,
 }
 
@@ -188,7 +188,10 @@ impl LedgerHead {
         preimage.extend_from_slice(&entry.amount.units().to_be_bytes());
         preimage.push(entry.reason.code());
         preimage.extend_from_slice(entry.reference.as_slice());
-        Self { seq: entry.seq, hash: keccak256(preimage), ..*self }
+        // The contract keeps 24 bytes of the hash and the sequence number in one storage word.
+        let mut hash = keccak256(preimage);
+        hash[24..].fill(0);
+        Self { seq: entry.seq, hash, ..*self }
     }
 }
 
