@@ -12,6 +12,7 @@
 //!
 //! tests/vectors/commit.json holds golden values that the Solidity twin is held to as well.
 
+#![forbid(unsafe_code)]
 #![deny(clippy::float_arithmetic, clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
 pub mod blob;

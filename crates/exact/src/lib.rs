@@ -16,7 +16,8 @@
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
-    clippy::cast_precision_loss
+    clippy::cast_precision_loss,
+    unsafe_code
 )]
 
 pub mod arith;
@@ -24,6 +25,7 @@ pub mod bounds;
 pub mod encoder;
 pub mod format;
 pub mod header;
+#[expect(unsafe_code, reason = "vector instructions; each block says why it is sound, and its plain twin is in reference")]
 pub mod kernels;
 pub mod reference;
 #[cfg(feature = "test-support")]

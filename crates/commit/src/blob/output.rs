@@ -78,8 +78,8 @@ impl OutputSet {
         let mut blob = MAGIC.as_bytes().to_vec();
         blob.push(self.kind().code());
         match self {
-            Self::Embed(outputs) => write_outputs(&mut blob, outputs, |element| element.to_be_bytes())?,
-            Self::Generate { outputs, .. } => write_outputs(&mut blob, outputs, |id| id.to_be_bytes())?,
+            Self::Embed(outputs) => write_outputs(&mut blob, outputs, i16::to_be_bytes)?,
+            Self::Generate { outputs, .. } => write_outputs(&mut blob, outputs, u32::to_be_bytes)?,
         }
         Ok(blob)
     }

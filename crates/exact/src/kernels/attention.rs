@@ -186,7 +186,7 @@ fn weigh_body(work: &mut Work, query_shift: u32, score_scale: u32) {
         for (at, &score) in scores.iter().enumerate() {
             let e = exp2_negative(max.wrapping_sub(score));
             total = total.wrapping_add(i64::from(e));
-            #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "e is at most 2^24: 13 bits and 12 bits")]
+            #[expect(clippy::cast_possible_truncation, reason = "e is at most 2^24: 13 bits and 12 bits")]
             let (high, low) = ((e >> 12) as i16, (e & 0xfff) as i16);
             (digits[0][at], digits[1][at]) = (high, low);
         }

@@ -46,7 +46,7 @@ impl Attention<'_> {
         let head = |row: &[i32], head: usize| row[head * self.head_dim..(head + 1) * self.head_dim].to_vec();
         let mut out = Vec::with_capacity(q.data().len());
         let keys: Vec<Vec<Operand>> = k.iter_rows().map(|row| (0..self.kv_heads).map(|h| to_operand(&head(row, h))).collect()).collect();
-        let values: Vec<Vec<i16>> = v.iter_rows().map(|row| self.to_values(row)).collect();
+        let values: Vec<Vec<i16>> = v.iter_rows().map(|row| self.quantise_values(row)).collect();
         for row in q.iter_rows() {
             for h in 0..self.heads {
                 let kv = h / per_kv_head;
@@ -61,7 +61,7 @@ impl Attention<'_> {
     }
 
     /// `q = clamp16(rs(v, s))` with the head's static shift (EXACT.md, section 4.5).
-    fn to_values(&self, row: &[i32]) -> Vec<i16> {
+    fn quantise_values(&self, row: &[i32]) -> Vec<i16> {
         let heads = row.chunks_exact(self.head_dim).zip(self.value_shifts);
         heads.flat_map(|(head, &shift)| head.iter().map(move |&v| clamp16(rs(i64::from(v), shift.unsigned_abs())))).collect()
     }
