@@ -168,19 +168,22 @@ fn attention_at_every_limit_stays_within_its_bound() {
     }
 }
 
-/// Every weight at 2^24 and every value at an end: the 32-bit sums of the kernel's digits come within 2^16 of the end of int32.
+/// Every weight at 2^24 and every value at an end, up to the longest context: the sum of the weights reaches 2^39, the sum of the
+/// products 2^54 and the numerator 2^71, and the 32-bit sums of the kernel's digits come within 2^16 of the end of int32.
 #[test]
-fn attention_of_equal_scores_reaches_the_bound_of_its_sums() {
+fn attention_of_equal_scores_reaches_the_bounds_of_its_sums() {
     for shift in [0, 7, bounds::VALUE_SHIFT_MAX] {
         let value_shifts = [shift];
         let attention = Attention { heads: 1, kv_heads: 1, head_dim: 3, score_scale: bounds::SCORE_SCALE, value_shifts: &value_shifts };
-        for positions in [1, 15, 16, 17, 33] {
+        for positions in [1, 15, 16, 17, 33, bounds::CONTEXT as usize] {
             for end in [LIMIT, -LIMIT] {
-                let (zeros, values) = (vec![0; 3 * positions], vec![end; 3 * positions]);
-                let expected = end.signum() * (32_767 << shift);
+                let (query, zeros, values) = (vec![0; 3], vec![0; 3 * positions], vec![end; 3 * positions]);
+                let expected = [end.signum() * (32_767 << shift); 3];
+                let table = |data: &[i32]| TableI32::new(data.len() / 3, 3, data.to_vec()).expect("sizes fit");
+                assert_eq!(attention.bidirectional(&table(&query), &table(&zeros), &table(&values)).data(), expected);
                 for isa in Isa::available() {
-                    let mixed = kernels::bidirectional(isa, &attention, &zeros, &zeros, &values);
-                    assert!(mixed.iter().all(|&y| y == expected), "{isa:?}, {positions} positions, shift {shift}");
+                    let mixed = kernels::bidirectional(isa, &attention, &query, &zeros, &values);
+                    assert_eq!(mixed, expected, "{isa:?}, {positions} positions, shift {shift}");
                 }
             }
         }

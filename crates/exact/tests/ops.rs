@@ -128,6 +128,8 @@ fn norm_at_every_limit_stays_within_its_bound() {
     spike[0] = LIMIT;
     let y = rms_norm(&spike, 0, &vec![1 << 14; dim]);
     assert_eq!((y[0], y[1]), (128 << 14, 0));
+    // And that times the greatest gain: 2^23 · 2^31.
+    assert_eq!(rms_norm(&spike, 0, &vec![i32::MIN; dim])[0], -LIMIT);
     // h = 0 leaves the whole of E beside the squares.
     assert_eq!(normalise(&[0], bounds::EPSILON, 1).square, bounds::EPSILON);
     assert_eq!(normalise(&[0], 0, bounds::DIM).reciprocal, 1 << 51);

@@ -26,17 +26,17 @@ type Pairs = [i16; 2 * LANES];
 #[must_use]
 pub fn bidirectional(isa: Isa, attention: &Attention<'_>, q: &[i32], k: &[i32], v: &[i32]) -> Vec<i32> {
     let Attention { heads, kv_heads, head_dim, .. } = *attention;
-    let positions = q.len() / (heads * head_dim);
+    let queries = q.len() / (heads * head_dim);
     let mut out = vec![0; q.len()];
-    let mut work = Work::new(positions, head_dim);
+    let mut work = Work::new(k.len() / (kv_heads * head_dim), head_dim);
     for kv in 0..kv_heads {
         let shift = attention.value_shifts[kv].unsigned_abs();
         let head = |rows, head, heads| Head { rows, at: head * head_dim, stride: heads * head_dim };
         load_keys(isa, &mut work, head(k, kv, kv_heads));
         load_values(isa, &mut work, head(v, kv, kv_heads), shift);
         for h in kv * (heads / kv_heads)..(kv + 1) * (heads / kv_heads) {
-            for position in 0..positions {
-                let at = (position * heads + h) * head_dim;
+            for query in 0..queries {
+                let at = (query * heads + h) * head_dim;
                 let shift_of_query = load_query(isa, &mut work, &q[at..at + head_dim]);
                 score(isa, &mut work);
                 weigh(isa, &mut work, shift_of_query, attention.score_scale);
