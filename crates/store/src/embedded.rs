@@ -9,14 +9,15 @@
 //! tmp/               blocks that are being written
 //! ```
 //!
-//! **Crashes.** A block is written to `tmp/`, synced, renamed into place, and its directory is synced, before `put_block` returns; so under its
-//! final name a block is whole. A pin is a file that is there or not. `USED` is raised before the rename, so a crash can only make it too high, and
-//! opening and collecting count anew.
+//! **Crashes.** A block is written to `tmp/`, synced, renamed into place, and its directory is synced, before `put_block` returns; so
+//! under its final name a block is whole. A pin is a file that is there or not. `USED` is raised before the rename, so a crash can only
+//! make it too high, and opening and collecting count anew.
 //!
 //! **Two processes.** Blocks never change and their names are their hashes, so writers cannot disturb each other: both write the same
-//! bytes and the second one finds the first one's file. What destroys (collection, cleaning `tmp/`) holds `LOCK` exclusively; what relies on blocks
-//! staying (a pin between its check and its file, a put that finds the block there) holds it shared. So whoever holds it exclusively knows that no
-//! write is under way, and that everything in `tmp/` was left by a crash. The locks are the operating system's and go with the process.
+//! bytes and the second one finds the first one's file. What destroys (collection, cleaning `tmp/`) holds `LOCK` exclusively; what relies
+//! on blocks staying (a pin between its check and its file, a put that finds the block there) holds it shared. So whoever holds it
+//! exclusively knows that no write is under way, and that everything in `tmp/` was left by a crash. The locks are the operating system's
+//! and go with the process.
 
 mod collect;
 mod disk;
@@ -87,8 +88,8 @@ impl EmbeddedStore {
         on_disk(move || disk.used()).await
     }
 
-    /// Removes blocks that no pin needs and that were put longer ago than the grace period; counts the bytes anew. Waits for writes under way
-    /// and holds up new ones.
+    /// Removes blocks that no pin needs and that were put longer ago than the grace period; counts the bytes anew. Waits for writes under
+    /// way and holds up new ones.
     ///
     /// Errors: [`StoreError::PinBroken`] where an inner node of a pinned file is missing or damaged; nothing was removed then.
     pub async fn collect_garbage(&self) -> Result<GcReport, StoreError> {

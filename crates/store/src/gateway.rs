@@ -1,5 +1,5 @@
-//! Serves a store over the Trustless Gateway (<https://specs.ipfs.tech/http-gateways/trustless-gateway/>), so that any IPFS client can fetch and
-//! verify: `GET` and `HEAD` of `/ipfs/{cid}` as a raw block or as a CAR.
+//! Serves a store over the Trustless Gateway (<https://specs.ipfs.tech/http-gateways/trustless-gateway/>), so that any IPFS client can
+//! fetch and verify: `GET` and `HEAD` of `/ipfs/{cid}` as a raw block or as a CAR.
 //!
 //! | status | when |
 //! |---|---|

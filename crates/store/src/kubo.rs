@@ -24,8 +24,8 @@ const KIND: &str = "kubo";
 pub enum KuboReach {
     /// From the node's own disk. The choice for a store of one's own.
     Node,
-    /// From the network too, through the node. Reading then waits for strangers and fills the node's disk: use it as the remote half of a
-    /// [`crate::LayeredStore`].
+    /// From the network too, through the node. Such a store only reads, waits for strangers, and fills the node's disk with what it reads: it
+    /// is the remote half of a [`crate::LayeredStore`], whose local half is the same node.
     Network,
 }
 
@@ -40,16 +40,17 @@ pub struct KuboConfig {
     pub reach: KuboReach,
 }
 
-/// A Kubo node as a store. Blocks are put one by one under ids that we computed, so its settings for chunks and CIDs do not matter, and it must
-/// answer with the same id.
+/// A Kubo node as a store. Blocks are put one by one under ids that we computed, so its settings for chunks and CIDs do not matter, and
+/// it must answer with the same id.
 ///
-/// TRUST: with keeping what it was given; never with bytes, which are hashed. Its garbage collector knows nothing of our grace period: on a node
-/// that runs with `--enable-gc`, a file may lose blocks between put and pin; the pin then says so.
+/// TRUST: with keeping what it was given; never with bytes, which are hashed. Its garbage collector knows nothing of our grace period: on
+/// a node that runs with `--enable-gc`, a file may lose blocks between put and pin; the pin then says so.
 #[derive(Clone)]
 pub struct KuboStore {
     rpc: Arc<BackendWithGlobalOptions<IpfsClient>>,
     address: String,
     timeout: Duration,
+    reach: KuboReach,
 }
 
 impl KuboStore {
@@ -63,7 +64,7 @@ impl KuboStore {
         let client = IpfsClient::from_str(&address).map_err(|error| refuse(error.to_string()))?;
         let offline = config.reach == KuboReach::Node;
         let options = GlobalOptions { offline: Some(offline), timeout: Some(timeout) };
-        let store = Self { rpc: Arc::new(BackendWithGlobalOptions::new(client, options)), address, timeout };
+        let store = Self { rpc: Arc::new(BackendWithGlobalOptions::new(client, options)), address, timeout, reach: config.reach };
         let version = store.version().await?;
         tracing::info!(address = store.address, version, "kubo.connected");
         Ok(store)
@@ -72,6 +73,14 @@ impl KuboStore {
     /// The node's version, as in "0.40.1".
     pub async fn version(&self) -> Result<String, StoreError> {
         Ok(self.call("say its version", self.rpc.version()).await?.version)
+    }
+
+    // A pin through the network would fetch without a limit.
+    fn check_writes(&self, action: &'static str, id: ContentId) -> Result<(), StoreError> {
+        match self.reach {
+            KuboReach::Node => Ok(()),
+            KuboReach::Network => Err(StoreError::ReadOnly { store: KIND, action, id }),
+        }
     }
 
     async fn call<T>(&self, action: &'static str, call: impl Future<Output = Result<T, RpcError>>) -> Result<T, StoreError> {
@@ -112,7 +121,7 @@ impl KuboStore {
 
 impl fmt::Debug for KuboStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KuboStore").field("address", &self.address).field("timeout", &self.timeout).finish_non_exhaustive()
+        f.debug_struct("KuboStore").field("address", &self.address).field("reach", &self.reach).finish_non_exhaustive()
     }
 }
 
@@ -152,6 +161,7 @@ impl ContentStore for KuboStore {
     }
 
     async fn put_block(&self, id: ContentId, bytes: Bytes) -> Result<(), StoreError> {
+        self.check_writes("put", id)?;
         check_offered(id, &bytes)?;
         // `format` is Kubo's old name of `cid-codec`, and the one that the client has; both lead to the same CIDv1.
         let format = match id.codec {
@@ -172,6 +182,7 @@ impl ContentStore for KuboStore {
     }
 
     async fn pin(&self, id: ContentId) -> Result<(), StoreError> {
+        self.check_writes("pin", id)?;
         // Kubo's own pin checks that the blocks are there, and names the missing one in prose only.
         dag::walk(self, id, dag::Leaves::Verified).await?;
         self.call("pin", self.rpc.pin_add(&id.to_string(), true)).await?;
@@ -179,6 +190,7 @@ impl ContentStore for KuboStore {
     }
 
     async fn unpin(&self, id: ContentId) -> Result<bool, StoreError> {
+        self.check_writes("unpin", id)?;
         match self.call("unpin", self.rpc.pin_rm(&id.to_string(), true)).await {
             Ok(_) => Ok(true),
             Err(StoreError::Kubo { reason, .. }) if reason.contains("not pinned") => Ok(false),

@@ -1,5 +1,5 @@
-//! Two processes that put and pin in one directory, a third that collects there, and kill -9 at a moment of nobody's choosing. What was acknowledged
-//! must be there afterwards, and nothing else may be.
+//! Two processes that put and pin in one directory, a third that collects there, and kill -9 at a moment of nobody's choosing. What was
+//! acknowledged must be there afterwards, and nothing else may be.
 //!
 //! Without the test harness, because it starts itself as the processes to be killed.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]

@@ -1,7 +1,8 @@
 //! Content ids against those of two implementations that are not ours.
 //!
-//! Source of the values: Kubo 0.40.1, `ipfs add -Q --only-hash --cid-version=1 --raw-leaves --chunker=size-1048576 --max-file-links=1024`, and npm
-//! `ipfs-unixfs-importer` 17.1.1 with `{ profile: 'unixfs-v1-2025' }`, over the content of `support::pattern_byte`. Both gave all of them.
+//! Source of the values: Kubo 0.40.1, `ipfs add -Q --only-hash --cid-version=1 --raw-leaves --chunker=size-1048576
+//! --max-file-links=1024`, and npm `ipfs-unixfs-importer` 17.1.1 with `{ profile: 'unixfs-v1-2025' }`, over the content of
+//! `support::pattern_byte`. Both gave all of them.
 #![allow(clippy::unwrap_used)]
 
 mod support;

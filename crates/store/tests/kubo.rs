@@ -1,4 +1,4 @@
-//! The Kubo store against a real Kubo, offline on loopback; and against something that only says that it is one.
+//! The Kubo store against a real Kubo on loopback, offline or with one peer; and against something that only says that it is one.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -134,6 +134,29 @@ async fn kubo_takes_our_cars_and_serves_our_gateway_client() {
     let other = MemoryStore::new();
     assert_eq!(quern_store::car::import(&other, &mut &*theirs, 8 * MIB).await.unwrap(), [id]);
     assert_eq!(other.stat(id).await.unwrap(), ours.stat(id).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_file_comes_from_one_kubo_to_another_and_is_pinned_there() {
+    let Some(binary) = binary("a_file_comes_from_one_kubo_to_another_and_is_pinned_there") else { return };
+    let (theirs, ours) = (Kubo::start_online(binary.clone()), Kubo::start_online(binary));
+    let content = Pattern::bytes(2 * MIB + 77);
+    let id = theirs.store().await.put(&content).await.unwrap();
+    let peer = theirs.line(&["id", "-f", "<addrs>"], b"");
+    let peer = peer.lines().find(|address| address.contains("/ip4/127.0.0.1/tcp/")).unwrap().to_owned();
+    ours.ipfs(&["swarm", "connect", &peer], b"");
+
+    let local = Arc::new(ours.store().await);
+    let network = Arc::new(ours.store_of(KuboReach::Network, 5_000).await);
+    let layered = LayeredStore::new(local.clone(), network.clone());
+    assert!(matches!(local.get(id, u64::MAX).await, Err(StoreError::NotFound { .. })));
+    assert!(matches!(layered.get(id, 1000).await, Err(StoreError::TooLarge { .. })));
+    assert!(matches!(network.pin(id).await, Err(StoreError::ReadOnly { .. })));
+    assert_eq!(layered.get(id, u64::MAX).await.unwrap(), content);
+    layered.pin(id).await.unwrap();
+    assert_eq!(ours.store().await.get(id, u64::MAX).await.unwrap(), content);
+    // Nobody has it: the wait ends.
+    assert!(layered.get(raw(b"nowhere").0, 10).await.is_err());
 }
 
 fn config(address: &str) -> KuboConfig {

@@ -1,4 +1,4 @@
-//! A real Kubo on loopback, offline, in a directory of its own.
+//! A real Kubo on loopback, without a network beyond it, in a directory of its own.
 //!
 //! The binary is target/tools/bin/ipfs of the workspace (scripts/install-kubo puts it there) or what `QUERN_IPFS` names.
 #![allow(clippy::unwrap_used)]
@@ -41,13 +41,24 @@ pub(crate) struct Kubo {
     binary: PathBuf,
     repository: TempDir,
     daemon: Option<Child>,
+    mode: &'static str,
 }
 
 impl Kubo {
+    /// A node that speaks to nobody.
     pub(crate) fn start(binary: PathBuf) -> Self {
-        let mut kubo = Self { binary, repository: tempfile::tempdir().unwrap(), daemon: None };
-        // `test` listens on free ports of loopback only and knows no peers.
-        kubo.ipfs(&["init", "--profile=test,unixfs-v1-2025"], b"");
+        Self::start_in(binary, "--offline")
+    }
+
+    /// A node that speaks to the nodes that it is told to connect to, and asks nobody else for them.
+    pub(crate) fn start_online(binary: PathBuf) -> Self {
+        Self::start_in(binary, "--routing=none")
+    }
+
+    fn start_in(binary: PathBuf, mode: &'static str) -> Self {
+        let mut kubo = Self { binary, repository: tempfile::tempdir().unwrap(), daemon: None, mode };
+        // `test` listens on free ports of loopback only and knows no peers; `autoconf-off` fetches no settings.
+        kubo.ipfs(&["init", "--profile=test,autoconf-off,unixfs-v1-2025"], b"");
         kubo.ipfs(&["config", "--json", "Gateway.NoFetch", "true"], b"");
         kubo.resume();
         kubo
@@ -56,7 +67,7 @@ impl Kubo {
     /// Starts the daemon and returns when it says that it is ready.
     pub(crate) fn resume(&mut self) {
         assert!(self.daemon.is_none());
-        let mut command = self.command(&["daemon", "--offline"]);
+        let mut command = self.command(&["daemon", self.mode]);
         let mut daemon = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let output = BufReader::new(daemon.stdout.take().unwrap());
         self.daemon = Some(daemon);
@@ -104,7 +115,11 @@ impl Kubo {
     }
 
     pub(crate) async fn store(&self) -> KuboStore {
-        let config = KuboConfig { address: self.address("api"), call_timeout_ms: 30_000, reach: KuboReach::Node };
+        self.store_of(KuboReach::Node, 30_000).await
+    }
+
+    pub(crate) async fn store_of(&self, reach: KuboReach, call_timeout_ms: u64) -> KuboStore {
+        let config = KuboConfig { address: self.address("api"), call_timeout_ms, reach };
         KuboStore::connect(&config).await.unwrap()
     }
 
