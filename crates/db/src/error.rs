@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use quern_types::JobId;
+use quern_types::{B256, JobId};
 
 /// What the loop that meets an error does with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -159,6 +159,35 @@ pub enum Error {
         key: String,
         /// What does not fit.
         what: &'static str,
+    },
+    /// A batch does not follow what the index holds.
+    #[error(
+        "block {next} ({hash}) does not follow the index's last block ({last}): {what}. The stream and the index disagree; restart the indexer"
+    )]
+    NotNext {
+        /// Number of the block that was offered.
+        next: u64,
+        /// Its hash.
+        hash: B256,
+        /// The index's last block: number and hash, or that there is none.
+        last: String,
+        /// What does not fit.
+        what: &'static str,
+    },
+    /// The chain takes back a block that the index can no longer take back.
+    #[error(
+        "the chain goes back to block {to} ({hash}), but {why}. If the chain is the right one, delete {path} and index again; a devnet that was reset is \
+         another chain"
+    )]
+    CannotUnwind {
+        /// The block that stays.
+        to: u64,
+        /// Its hash.
+        hash: B256,
+        /// Why it is refused.
+        why: String,
+        /// The file.
+        path: PathBuf,
     },
     /// SQLite refused for another reason.
     #[error("database: {doing}")]

@@ -23,6 +23,11 @@ pub(crate) fn integer(what: &'static str, value: u64) -> Result<i64> {
     i64::try_from(value).map_err(|_| Error::TooLarge { what, value })
 }
 
+/// A number that the contracts count, as an SQL integer. One past 2^63 is a lie that an alarm has named already; it is cut, not refused.
+pub(crate) fn counted(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
 /// Reads columns of one table and names it where a value is not one that we write.
 pub(crate) struct Reader<'r> {
     row: &'r SqliteRow,
@@ -60,6 +65,15 @@ impl<'r> Reader<'r> {
     pub(crate) fn number(&self, column: &'static str) -> Result<u64> {
         let value: i64 = self.get(column)?;
         u64::try_from(value).map_err(|_| self.bad(column, value))
+    }
+
+    pub(crate) fn opt_number(&self, column: &'static str) -> Result<Option<u64>> {
+        let value: Option<i64> = self.get(column)?;
+        value.map(|value| u64::try_from(value).map_err(|_| self.bad(column, value))).transpose()
+    }
+
+    pub(crate) fn opt_text(&self, column: &'static str) -> Result<Option<&'r str>> {
+        self.get(column)
     }
 
     pub(crate) fn yes(&self, column: &'static str) -> Result<bool> {

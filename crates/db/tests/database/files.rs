@@ -1,32 +1,22 @@
 //! Files as an enemy, a crash or a mistake leaves them: none of them may read as an empty journal.
 
-mod support;
-
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
+use crate::support::{binding, file, folder, job, open, spec, with_sql};
 use proptest::prelude::*;
 use quern_db::{
     Error, Severity,
     journal::{Attempt, Intent, IntentStatus, Journal, JournalBinding, Step},
 };
 use quern_types::{Address, B256};
-use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
-use support::{binding, file, folder, job, open, spec};
 
 async fn refusal(path: &Path) -> Error {
     let error = Journal::open(path, &binding()).await.err().expect("the file is refused");
     assert_eq!(error.severity(), Severity::Fatal, "{error}");
     error
-}
-
-async fn with_sql(path: &Path, sql: &'static str) {
-    let mut connection =
-        SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path).create_if_missing(true)).await.expect("opens");
-    sqlx::raw_sql(sql).execute(&mut connection).await.expect("the statement runs");
-    connection.close().await.expect("closes");
 }
 
 #[tokio::test]
@@ -193,7 +183,7 @@ async fn killed_process_loses_no_answered_call() {
     let folder = folder();
     let path = file(&folder);
     let (_journal, after) = busy(&path).await;
-    let grave = support::folder();
+    let grave = crate::support::folder();
     let copy = open(&killed_now(&path, grave.path())).await;
     assert_eq!(Some(&contents(&copy).await), after.last());
 }
@@ -206,7 +196,7 @@ async fn log_torn_anywhere_leaves_whole_calls() {
     let length = fs::metadata(path.with_file_name("journal.db-wal")).expect("the log is there").len();
     let mut reached = std::collections::BTreeSet::new();
     for cut in (0..=length).step_by(2_741) {
-        let grave = support::folder();
+        let grave = crate::support::folder();
         let copy = killed_now(&path, grave.path());
         let log = fs::OpenOptions::new().write(true).open(copy.with_file_name("journal.db-wal")).expect("opens");
         log.set_len(cut).expect("is cut");

@@ -1,15 +1,13 @@
 //! The worker's journal: compare-and-set of steps, one nonce per intention, and what a person reads when something is off.
 
-mod support;
-
 use std::sync::Arc;
 
+use crate::support::{file, folder, job, open, spec};
 use quern_db::{
     Error,
     journal::{Attempt, EnergyReading, Intent, IntentStatus, Journal, Mined, PriceEntry, Step},
 };
 use quern_types::{Address, Amount, B256, BlockRef, EnergyMethod, JobKind, ModelId};
-use support::{file, folder, job, open, spec};
 
 const SIGNER: Address = Address::repeat_byte(0xaa);
 

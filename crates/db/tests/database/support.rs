@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use quern_db::journal::{Journal, JournalBinding};
 use quern_types::{Address, Amount, B256, ContentCodec, ContentId, JobId, JobKind, JobSpec, ModelId};
+use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 pub(crate) fn binding() -> JournalBinding {
     JournalBinding { chain_id: 901, genesis_hash: B256::repeat_byte(7), market: Address::repeat_byte(9) }
@@ -51,4 +52,12 @@ pub(crate) fn spec(byte: u8) -> JobSpec {
         input: ContentId { codec: ContentCodec::Raw, digest: B256::repeat_byte(4) },
         salt: B256::repeat_byte(byte),
     }
+}
+
+/// Runs a statement on a file as another program would.
+pub(crate) async fn with_sql(path: &Path, sql: &'static str) {
+    let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    let mut connection = SqliteConnection::connect_with(&options).await.expect("opens");
+    sqlx::raw_sql(sql).execute(&mut connection).await.expect("the statement runs");
+    connection.close().await.expect("closes");
 }
