@@ -166,25 +166,36 @@ fn run_tile<const N: usize>(isa: Isa, block: Block<'_>, x: &Operands, start: usi
     }
 }
 
-/// The tile in plain Rust: the same sums in the same layout.
+/// The tile in plain Rust: the same sums in the same layout. Weights become int16 once per tile.
 fn tile_portable<const N: usize>(block: Block<'_>, x: &Operands, start: usize, mut sink: Sink<'_>) {
-    for position in start..start + N {
-        let mut sums = [0i64; BLOCK];
-        let groups = block.weights.chunks(GROUP * BLOCK).zip(x.row(position).chunks(GROUP)).zip(block.mantissas.chunks_exact(BLOCK));
-        for ((weights, x), mantissas) in groups {
-            let mut group = [0i32; BLOCK];
-            for (pair, x) in weights.as_chunks::<{ 2 * BLOCK }>().0.iter().zip(x.as_chunks::<2>().0) {
-                for (sum, w) in group.iter_mut().zip(pair.as_chunks::<2>().0) {
-                    let product = i32::from(w[0]) * i32::from(x[0]) + i32::from(w[1]) * i32::from(x[1]);
-                    *sum = sum.wrapping_add(product);
+    let mut sums = [[0i64; BLOCK]; N];
+    let groups = block.weights.chunks(GROUP * BLOCK).zip(block.mantissas.as_chunks::<BLOCK>().0);
+    for (group, (weights, mantissas)) in groups.enumerate() {
+        let weights = weights.as_chunks::<{ 2 * BLOCK }>().0;
+        let mut operands: [&[[i16; 2]]; N] = [&[]; N];
+        for (position, row) in operands.iter_mut().enumerate() {
+            *row = &x.row(start + position).as_chunks::<2>().0[group * (GROUP / 2)..][..weights.len()];
+        }
+        let mut lanes = [[0i32; BLOCK]; N];
+        for (pair, weights) in weights.iter().enumerate() {
+            let wide: [i16; 2 * BLOCK] = weights.map(i16::from);
+            for (lanes, row) in lanes.iter_mut().zip(&operands) {
+                let x = row[pair];
+                for (lane, w) in lanes.iter_mut().zip(wide.as_chunks::<2>().0) {
+                    let product = |at: usize| i32::from(w[at]).wrapping_mul(i32::from(x[at]));
+                    *lane = lane.wrapping_add(product(0).wrapping_add(product(1)));
                 }
             }
-            for lane in 0..BLOCK {
+        }
+        for (sums, lanes) in sums.iter_mut().zip(&lanes) {
+            for (lane, (&sum, &mantissa)) in lanes.iter().zip(mantissas).enumerate() {
                 let row = row_of_lane(lane);
-                sums[row] = sums[row].wrapping_add(i64::from(group[lane]).wrapping_mul(i64::from(mantissas[lane])));
+                sums[row] = sums[row].wrapping_add(i64::from(sum).wrapping_mul(i64::from(mantissa)));
             }
         }
-        sink.write(position, &sums, block, x.shifts[position]);
+    }
+    for (position, sums) in sums.iter().enumerate() {
+        sink.write(start + position, sums, block, x.shifts[start + position]);
     }
 }
 
