@@ -8,6 +8,9 @@ import {Ledger} from "../src/Ledger.sol";
 import {ModelRegistry} from "../src/ModelRegistry.sol";
 import {ProviderRegistry} from "../src/ProviderRegistry.sol";
 import {QuernToken} from "../src/QuernToken.sol";
+import {IEntry} from "../src/interfaces/IEntry.sol";
+import {IJobMarket} from "../src/interfaces/IJobMarket.sol";
+import {ILedger} from "../src/interfaces/ILedger.sol";
 import {IModelRegistry} from "../src/interfaces/IModelRegistry.sol";
 import {JobId, ModelId} from "../src/types/Ids.sol";
 import {JobSpec, Parameters, Receipt, State} from "../src/types/Job.sol";
@@ -142,7 +145,7 @@ abstract contract Base {
             tokenizerHash: keccak256("tokenizer"),
             royaltyBps: royaltyBps,
             packageCodec: 0x70,
-            packageDigest: sha256("package"),
+            packageDigest: keccak256("package"),
             name: "a model",
             tags: "test"
         });
@@ -172,7 +175,7 @@ abstract contract Base {
         spec.claimBy = START + 1 hours;
         spec.deliverWithin = 600;
         spec.inputCodec = 0x55;
-        spec.inputDigest = sha256("input");
+        spec.inputDigest = keccak256("input blob");
         spec.salt = keccak256("salt");
     }
 
@@ -191,13 +194,38 @@ abstract contract Base {
         spec.outputPrice = 2e15;
     }
 
+    /// @dev A valid spec of either kind, any of its fields anywhere in its bounds, with a maximum fee that the client can pay.
+    function fuzzedSpec(uint256 seed) internal view returns (JobSpec memory spec) {
+        spec = _draw(seed, 0) % 2 == 0 ? embedSpec() : generateSpec();
+        spec.itemCount = uint32(bound(_draw(seed, 1), 1, 65_536));
+        spec.inputLen = uint64(bound(_draw(seed, 2), 0, 1 << 40));
+        spec.basePrice = uint96(bound(_draw(seed, 3), 0, 1000e18));
+        spec.inputPrice = uint96(bound(_draw(seed, 4), 0, 1000e18 / (uint256(spec.inputLen) + 1)));
+        spec.itemPrice = uint96(bound(_draw(seed, 5), 0, 1000e18 / spec.itemCount));
+        spec.rampFloorBps = uint16(bound(_draw(seed, 6), 1, 10_000));
+        spec.rampSecs = uint32(bound(_draw(seed, 7), 0, 2 hours));
+        spec.claimBy = uint64(block.timestamp + bound(_draw(seed, 8), 0, 2 hours));
+        spec.deliverWithin = uint32(bound(_draw(seed, 9), 1, 30 days));
+        spec.salt = bytes32(_draw(seed, 10));
+        if (spec.kind == 2) {
+            spec.samplesPerItem = uint32(bound(_draw(seed, 11), 1, 256));
+            spec.maxOutput = uint32(bound(_draw(seed, 12), 1, 32_768));
+            uint256 outputs = uint256(spec.itemCount) * spec.samplesPerItem * spec.maxOutput;
+            spec.outputPrice = uint96(bound(_draw(seed, 13), 0, 1000e18 / outputs));
+        }
+    }
+
+    function _draw(uint256 seed, uint256 index) internal pure returns (uint256) {
+        return uint256(keccak256(abi.encode(seed, index)));
+    }
+
     function receiptOf(JobSpec memory spec) internal view returns (Receipt memory receipt) {
         receipt.jobId = market.jobIdOf(spec);
         receipt.provider = provider;
         receipt.outputRoot = keccak256("output");
-        receipt.outputLen = spec.kind == 1 ? 0 : 500;
+        receipt.outputLen = spec.kind == 1 ? 0 : uint64(uint256(spec.maxOutput) * spec.itemCount * spec.samplesPerItem * 5 / 8);
         receipt.outputCodec = 0x55;
-        receipt.outputDigest = sha256("output");
+        receipt.outputDigest = keccak256("output blob");
         receipt.workDigest = keccak256("work");
         receipt.energyMillijoules = 1234;
         receipt.energyMethod = 2;
@@ -259,6 +287,22 @@ abstract contract Base {
     }
 
     /* SMALL THINGS */
+
+    function expect(bytes4 selector) internal {
+        vm.expectRevert(abi.encodeWithSelector(selector));
+    }
+
+    function outOfBounds(bytes32 field, uint256 value, uint256 min, uint256 max) internal pure returns (bytes memory) {
+        return abi.encodeWithSelector(IEntry.FieldOutOfBounds.selector, field, value, min, max);
+    }
+
+    function notInState(JobSpec memory spec, State expected, State actual) internal view returns (bytes memory) {
+        return abi.encodeWithSelector(IJobMarket.JobNotInState.selector, market.jobIdOf(spec), expected, actual);
+    }
+
+    function insufficient(address account, Bucket b, uint256 required, uint256 available) internal pure returns (bytes memory) {
+        return abi.encodeWithSelector(ILedger.InsufficientBalance.selector, account, b, required, available);
+    }
 
     function assertState(JobSpec memory spec, State expected) internal view {
         vm.assertEq(uint256(stateOf(spec)), uint256(expected), "state");
