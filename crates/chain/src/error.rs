@@ -101,16 +101,16 @@ pub enum Error {
     },
     /// None of the blocks that we remember is on the node's chain.
     #[error(
-        "no block from {lowest} to {highest} that we delivered is on the node's chain: a reorganisation deeper than the window of {window} blocks. \
-         Check that --rpc is the right chain; if it is, delete the local database and index again"
+        "none of our {remembered} newest blocks, {lowest} to {highest}, is on the node's chain: the reorganisation is deeper than what is remembered. Check \
+         that --rpc is the right chain; if it is, delete the local database and index again"
     )]
     ReorgTooDeep {
         /// Lowest block number remembered.
         lowest: u64,
         /// Our last delivered block number.
         highest: u64,
-        /// How many blocks are remembered at most.
-        window: usize,
+        /// How many blocks are remembered.
+        remembered: usize,
     },
     /// A contract call was rejected by the contract.
     #[error("call to {to} reverts: {revert}")]

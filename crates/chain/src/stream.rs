@@ -77,7 +77,8 @@ pub struct StreamConfig {
     pub max_range: u64,
     /// Ranges shrink when an answer holds more logs than this. Default 5,000.
     pub target_logs: usize,
-    /// How many looks in a row must find the node's newest block below ours, on our chain, before its shorter chain is believed. Default 30.
+    /// How many looks in a row must find the node's newest block below ours, on our chain, before its shorter chain is believed; and how many must find a
+    /// finalized block gone before the stream stops for good. Default 30.
     pub patience: u32,
     /// Waits after failures.
     pub retry: RetryPolicy,
@@ -117,8 +118,9 @@ pub struct Batch<E = RawLog> {
     pub heads: Heads,
 }
 
-/// Everything above `to` is no longer on the chain: undo it, then go on. `to` is always a block that was delivered before, or lies before the first one,
-/// or is finalized; a caller that stored another hash at its height must stop.
+/// Everything above `to` is no longer on the chain: undo it, then go on. `to` is a block that was delivered before (or stands in the history given at the
+/// start), or the one before the first. Only a stream that began with a cursor and no history may offer a finalized block that the caller does not hold;
+/// a caller that stored another hash at its height then begins again with its history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unwind {
     /// The newest block that stays.
@@ -155,6 +157,8 @@ pub struct LogStream<S> {
     range: RangeSize,
     /// Looks in a row that found the node behind us.
     behind: u32,
+    /// Looks in a row that found a block gone which cannot go.
+    alarms: u32,
     wake: Option<NewHeads>,
     health: Arc<watch::Sender<StreamHealth>>,
 }
@@ -205,6 +209,7 @@ impl<S: BlockSource> LogStream<S> {
             heads: None,
             range: RangeSize::new(config.max_range, config.target_logs),
             behind: 0,
+            alarms: 0,
             wake: None,
             health: Arc::new(watch::channel(health).0),
         })
@@ -230,6 +235,7 @@ impl<S: BlockSource> LogStream<S> {
         loop {
             match self.look().await {
                 Ok(step) => {
+                    self.alarms = 0;
                     self.health.send_modify(|health| {
                         health.failures = 0;
                         health.last_error = None;
@@ -241,8 +247,13 @@ impl<S: BlockSource> LogStream<S> {
                         None => self.wait().await,
                     }
                 }
-                Err(error) if error.severity() == Severity::Fatal => return Err(error),
                 Err(error) => {
+                    // One node of many on a wrong fork, or one that lags, must not stop anybody; one that insists must.
+                    let doubtful = matches!(error, Error::ReorgBelowFinalized { .. } | Error::ReorgTooDeep { .. });
+                    self.alarms = if doubtful { self.alarms + 1 } else { 0 };
+                    if error.severity() == Severity::Fatal && (!doubtful || self.alarms > self.config.patience) {
+                        return Err(error);
+                    }
                     let text = error.chain();
                     let mut failures = 0;
                     self.health.send_modify(|health| {
@@ -292,7 +303,7 @@ impl<S: BlockSource> LogStream<S> {
         self.behind = 0;
 
         // REORG: a finalized block never goes back, so an older answer comes from a node that lags. Keep the newest.
-        let anchor = self.anchor_for(position, &heads)?;
+        let anchor = self.anchor_for(&heads)?;
         if let Some(anchor) = anchor.filter(|anchor| anchor.number > heads.finalized.number) {
             heads.finalized = anchor;
             if heads.safe.number < anchor.number {
@@ -308,17 +319,11 @@ impl<S: BlockSource> LogStream<S> {
         }
         let (blocks, events) = self.fetch(position, &heads).await?;
         let Some(last) = blocks.last() else { return Err(bad("no block follows ours, though a newer one exists".into())) };
-        let anchor = if heads.finalized.number <= position.number {
-            anchor
-        } else if heads.finalized.number >= last.at.number {
-            Some(last.at)
-        } else {
-            let ours = blocks.iter().find(|block| block.at.number == heads.finalized.number).map(|block| block.at);
-            if ours.is_some_and(|ours| ours.hash != heads.finalized.hash) {
-                return Err(not_an_ancestor(heads.finalized));
-            }
-            ours
-        };
+        let ours = blocks.iter().find(|block| block.at.number == heads.finalized.number).map(|block| block.at);
+        if ours.is_some_and(|ours| ours.hash != heads.finalized.hash) {
+            return Err(not_an_ancestor(heads.finalized));
+        }
+        let anchor = ours.or(anchor);
         self.position = Some(last.at);
         self.heads = Some(heads);
         self.anchor = anchor;
@@ -454,8 +459,11 @@ impl<S: BlockSource> LogStream<S> {
         if let Some(known) = self.anchor.filter(|anchor| anchor.number >= lowest) {
             return Err(Error::ReorgBelowFinalized { known });
         }
-        if lowest == base && heads.latest.number >= base {
-            // The block before the deployment changed and nothing of ours was ever finalized: begin again.
+        if heads.latest.number < base {
+            return Err(Error::NodeBehind { node: heads.latest.number, ours: position.number });
+        }
+        if lowest <= base + 1 {
+            // Everything from the deployment on changed, and nothing of ours was ever finalized: begin again.
             let to = self.canonical(base).await?.at;
             self.window.clear();
             info!(from = position.number, to = to.number, hash = %to.hash, "stream.unwind_all");
@@ -467,7 +475,7 @@ impl<S: BlockSource> LogStream<S> {
             self.window.clear();
             return self.back_to_finalized(lowest, heads).await.map(Step::Unwind);
         }
-        Err(Error::ReorgTooDeep { lowest, highest: position.number, window: self.config.window })
+        Err(Error::ReorgTooDeep { lowest, highest: position.number, remembered: self.window.len() })
     }
 
     /// Whether our block of this height is on the node's chain.
@@ -476,7 +484,8 @@ impl<S: BlockSource> LogStream<S> {
         if number > heads.latest.number {
             return Ok(false);
         }
-        Ok(self.source.header(number).await?.is_some_and(|block| block.at.hash == ours.hash))
+        // A missing block is no answer: behind one address there may be nodes that lag.
+        Ok(self.canonical(number).await?.at.hash == ours.hash)
     }
 
     async fn canonical(&self, number: u64) -> Result<BlockHeader> {
@@ -487,23 +496,15 @@ impl<S: BlockSource> LogStream<S> {
         Ok(block)
     }
 
-    /// The newest block that is both finalized and delivered, if our chain up to `position` is the one that the heads belong to.
-    fn anchor_for(&self, position: BlockRef, heads: &Heads) -> Result<Option<BlockRef>> {
+    /// The newest delivered block that a node called finalized by its very hash. A finalized block above ours proves nothing about ours: behind one address
+    /// there may be nodes on different forks.
+    fn anchor_for(&self, heads: &Heads) -> Result<Option<BlockRef>> {
         let finalized = heads.finalized;
-        let newest = if finalized.number >= position.number {
-            Some(position)
-        } else {
-            match self.window.get(finalized.number) {
-                Some(ours) if ours.hash != finalized.hash => {
-                    return Err(not_an_ancestor(finalized));
-                }
-                other => other,
-            }
-        };
-        Ok(match (self.anchor, newest) {
-            (Some(old), Some(new)) if old.number > new.number => Some(old),
-            (old, new) => new.or(old),
-        })
+        match self.window.get(finalized.number) {
+            Some(ours) if ours.hash != finalized.hash => Err(not_an_ancestor(finalized)),
+            Some(ours) if self.anchor.is_none_or(|old| old.number < ours.number) => Ok(Some(ours)),
+            _ => Ok(self.anchor),
+        }
     }
 
     /// The blocks that follow `position`, at least one, with their logs.
