@@ -43,7 +43,7 @@ pub enum QuernEvent {
     /// `JobMarket`: a provider bound itself; the price is fixed, the stake locked.
     JobClaimed { job_id: JobId, provider: Address, operator: Address, price_bps: u16, deadline: u64, lock: Amount },
     /// `JobMarket`: the result is attested; the challenge window runs.
-    ReceiptSubmitted { job_id: JobId, provider: Address, receipt_digest: B256, window_end: u64, work_units: u128, receipt: Box<Receipt> },
+    ReceiptSubmitted { job_id: JobId, provider: Address, receipt_digest: B256, window_end: u64, receipt: Box<Receipt> },
     /// `JobMarket`: paid.
     JobCompleted { job_id: JobId, provider: Address, publisher: Address, fee: Amount, royalty: Amount, change: Amount },
     /// `JobMarket`: the client took an unclaimed job back.
@@ -290,7 +290,6 @@ fn market(log: &LogData) -> Result<QuernEvent, Unread> {
             provider: e.provider,
             receipt_digest: e.receiptDigest,
             window_end: secs40(e.windowEnd),
-            work_units: e.workUnits,
             receipt: Box::new(Receipt::try_from(&e.receipt)?),
         },
         Market::JobCompleted(e) => QuernEvent::JobCompleted {

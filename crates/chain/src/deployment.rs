@@ -70,7 +70,7 @@ impl DeploymentError {
 
 /// One contract of a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Contract {
     /// Its address.
     pub address: Address,
@@ -80,10 +80,10 @@ pub struct Contract {
 
 /// The contracts of a deployment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct Contracts {
     /// The ERC-20 that money is counted in.
-    pub token: Contract,
+    pub quern_token: Contract,
     /// May stop entries, for a time.
     pub guardian: Contract,
     /// Models.
@@ -96,14 +96,15 @@ pub struct Contracts {
     pub ledger: Contract,
 }
 
-/// What `deployments/<chain>.json` says.
+/// What `deployments/<chain>.json` says and a program needs. The file also records how the contracts were configured, for people; a program reads that
+/// from the contracts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Deployment {
     /// Chain id of the L2.
     pub chain_id: u64,
-    /// First block that holds one of the contracts; events begin there.
-    pub deploy_block: u64,
+    /// The newest block when the deployment began: no contract was there before it.
+    pub from_block: u64,
     /// The contracts.
     pub contracts: Contracts,
 }
@@ -140,11 +141,16 @@ impl Deployment {
         Ok(())
     }
 
+    /// The first block that can hold an event of ours; at least 1.
+    pub fn first_block(&self) -> u64 {
+        self.from_block.max(1)
+    }
+
     /// Every contract with its name.
     pub fn named(&self) -> [(&'static str, Contract); 6] {
         let c = &self.contracts;
         [
-            ("QuernToken", c.token),
+            ("QuernToken", c.quern_token),
             ("Guardian", c.guardian),
             ("ModelRegistry", c.model_registry),
             ("JobMarket", c.job_market),
