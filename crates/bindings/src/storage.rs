@@ -1,19 +1,12 @@
-//! Where the Ledger keeps what an auditor proves: pure functions from names to storage slots, as
-//! `contracts/snapshots/storage/Ledger.json` has them.
-//!
-//! | slot | contents |
-//! |---|---|
-//! | 0 | `head` |
-//! | 1 | `seq` (8 low bytes), `total` (the 16 bytes above) |
-//! | 2 | mapping from account to six `uint128`, two to a slot, low half first |
+//! Where the Ledger keeps what an auditor proves (PROTOCOL, section 5): pure functions from names to storage slots and from words to values.
 
 use alloy_primitives::{Address, B256, U256, keccak256};
 use quern_types::{Amount, Bucket};
 
-/// Slot of `head`.
-pub const LEDGER_HEAD: B256 = B256::ZERO;
-/// Slot that `seq` and `total` share.
-pub const LEDGER_SEQ_AND_TOTAL: B256 = B256::with_last_byte(1);
+/// Slot of the tip: 24 bytes of the head, then the sequence number. Read it with [`ledger_tip`].
+pub const LEDGER_TIP: B256 = B256::ZERO;
+/// Slot of the sum of all buckets. Read it with [`ledger_total`].
+pub const LEDGER_TOTAL: B256 = B256::with_last_byte(1);
 /// Slot of the mapping of balances.
 const LEDGER_BALANCES: u8 = 2;
 
@@ -27,9 +20,9 @@ pub struct BalancePlace {
 }
 
 impl BalancePlace {
-    /// The balance out of the slot's value.
-    pub fn read(&self, value: B256) -> Amount {
-        let half = if self.upper { &value[..16] } else { &value[16..] };
+    /// The balance out of the slot's word.
+    pub fn read(&self, word: B256) -> Amount {
+        let half = if self.upper { &word[..16] } else { &word[16..] };
         let mut bytes = [0u8; 16];
         bytes.copy_from_slice(half);
         Amount::from_units(u128::from_be_bytes(bytes))
@@ -54,12 +47,17 @@ pub fn ledger_balance(account: Address, bucket: Bucket) -> Option<BalancePlace> 
     Some(BalancePlace { slot: base.wrapping_add(U256::from(position / 2)).into(), upper: position % 2 == 1 })
 }
 
-/// `seq` and `total` out of the value of [`LEDGER_SEQ_AND_TOTAL`].
-pub fn ledger_seq_and_total(value: B256) -> (u64, Amount) {
-    let (mut seq, mut total) = ([0u8; 8], [0u8; 16]);
-    seq.copy_from_slice(&value[24..]);
-    total.copy_from_slice(&value[8..24]);
-    (u64::from_be_bytes(seq), Amount::from_units(u128::from_be_bytes(total)))
+/// Sequence number of the last entry and head after it (32 bytes, the last 8 zero), out of the word at [`LEDGER_TIP`].
+pub fn ledger_tip(word: B256) -> (u64, B256) {
+    let (mut seq, mut head) = ([0u8; 8], word);
+    seq.copy_from_slice(&word[24..]);
+    head[24..].fill(0);
+    (u64::from_be_bytes(seq), head)
+}
+
+/// Sum of all buckets, out of the word at [`LEDGER_TOTAL`].
+pub fn ledger_total(word: B256) -> Amount {
+    BalancePlace { slot: LEDGER_TOTAL, upper: false }.read(word)
 }
 
 #[cfg(test)]
@@ -77,7 +75,9 @@ mod tests {
             .iter()
             .map(|v| (v["label"].as_str().expect("label"), v["slot"].as_u64().expect("slot"), v["offset"].as_u64().expect("offset")))
             .collect();
-        assert_eq!(found, [("head", 0, 0), ("seq", 1, 0), ("total", 1, 8), ("_balances", u64::from(LEDGER_BALANCES), 0)]);
+        assert_eq!(found, [("_tip", 0, 0), ("total", 1, 0), ("_accounts", u64::from(LEDGER_BALANCES), 0)]);
+        let members = &layout["types"]["t_struct(Accounts)_storage"]["members"];
+        assert_eq!((members.as_array().map(Vec::len), members[0]["slot"].as_u64()), (Some(1), Some(0)), "the mapping is the whole struct");
         assert_eq!(layout["types"]["t_array(t_uint128)_storage"]["label"], "uint128[6]");
     }
 
@@ -102,8 +102,12 @@ mod tests {
         assert_eq!(place(true).read(value).units(), 1);
         assert_eq!(place(false).read(value).units(), (0x80 << 120) + 2);
 
-        let mut value = [0u8; 32];
-        (value[31], value[23]) = (9, 5);
-        assert_eq!(ledger_seq_and_total(value.into()), (9, Amount::from_units(5)));
+        assert_eq!(ledger_total(value).units(), (0x80 << 120) + 2);
+
+        let mut word = [0xaa; 32];
+        word[24..].copy_from_slice(&9u64.to_be_bytes());
+        let mut head = [0xaa; 32];
+        head[24..].fill(0);
+        assert_eq!(ledger_tip(word.into()), (9, head.into()));
     }
 }
