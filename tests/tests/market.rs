@@ -1,0 +1,17 @@
+//! Whole-system tests: a real chain, the real contracts, real processes, one story each. Every story ends with the ledger audit at zero
+//! difference, whatever happened in it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "market/story.rs"]
+mod story;
+
+#[path = "market/crash.rs"]
+mod crash;
+#[path = "market/happy.rs"]
+mod happy;
+#[path = "market/lies.rs"]
+mod lies;
+#[path = "market/outage.rs"]
+mod outage;
+#[path = "market/silence.rs"]
+mod silence;
