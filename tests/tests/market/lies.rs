@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::story::{LINES, Story};
 
-/// Topic of the ledger's `Moved`, found in the log itself: the only event with nine data words.
+/// Whether a log is the Ledger's: it emits nothing but `Moved`.
 fn is_move(log: &Value, ledger: &str) -> bool {
     log["address"].as_str().is_some_and(|address| address.eq_ignore_ascii_case(ledger))
 }
@@ -84,23 +84,21 @@ fn lying_node_is_caught_at_the_first_entry_that_differs() {
     story.audit().unwrap();
 }
 
-/// Sequence number of a `Moved` log: its first indexed argument, or its first word of data.
-fn entry(log: &Value) -> u64 {
-    let data = log["data"].as_str().unwrap_or_default().trim_start_matches("0x");
-    let first = |word: &str| u64::from_str_radix(word.get(48..64).unwrap_or_default(), 16).unwrap_or_default();
-    let topic = log.pointer("/topics/1").and_then(Value::as_str).unwrap_or_default().trim_start_matches("0x");
-    // An address or a hash in the topic is no small number.
-    if topic.len() == 64 && topic[..48].bytes().all(|digit| digit == b'0') { first(topic) } else { first(data) }
+/// Word `at` of a log's data. `Moved` holds seq, from bucket, to bucket, amount, reason, head there.
+fn word(log: &Value, at: usize) -> String {
+    log["data"].as_str().unwrap_or_default().trim_start_matches("0x").get(at * 64..(at + 1) * 64).unwrap_or_default().to_owned()
 }
 
-/// The log with one more wei: the last digit of the amount, which is the only word of data between one wei and 2^128 that ends the longest.
+/// Sequence number of a `Moved` log.
+fn entry(log: &Value) -> u64 {
+    u64::from_str_radix(&word(log, 0), 16).unwrap_or_default()
+}
+
+/// The log with one wei more.
 fn with_larger_amount(log: &Value) -> Value {
+    let amount = u128::from_str_radix(&word(log, 3), 16).unwrap_or_default() + 1;
+    let words: Vec<String> = (0..6).map(|at| if at == 3 { format!("{amount:064x}") } else { word(log, at) }).collect();
     let mut lied = log.clone();
-    let data = log["data"].as_str().unwrap_or_default().trim_start_matches("0x").to_owned();
-    let words: Vec<&str> = (0..data.len() / 64).map(|at| &data[at * 64..(at + 1) * 64]).collect();
-    let amount = words.iter().position(|word| word[..32].bytes().all(|digit| digit == b'0') && word[32..48].bytes().any(|digit| digit != b'0'));
-    let at = amount.map_or(0, |at| at * 64 + 63);
-    let digit = if data.as_bytes().get(at) == Some(&b'1') { "2" } else { "1" };
-    lied["data"] = json!(format!("0x{}{digit}{}", &data[..at], &data[at + 1..]));
+    lied["data"] = json!(format!("0x{}", words.concat()));
     lied
 }

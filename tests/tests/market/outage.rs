@@ -1,7 +1,5 @@
 //! The chain goes away, or goes back.
 
-use std::time::Duration;
-
 use quern_testkit::RpcProxy;
 
 use crate::story::{LINES, PATIENCE, Story};
@@ -44,5 +42,4 @@ fn rpc_that_is_down_for_a_while_costs_nothing_but_time() {
     assert!(worker.ended().unwrap().is_none());
     assert!(worker.terminate().unwrap().success());
     story.audit().unwrap();
-    let _ = Duration::ZERO;
 }
