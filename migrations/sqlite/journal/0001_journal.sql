@@ -46,19 +46,17 @@ CREATE TABLE intent (
     to_address BLOB NOT NULL CHECK (length(to_address) = 20),  -- contract called
     value_wei TEXT NOT NULL CHECK (length(value_wei) = 39),    -- native value sent, wei, wide
     calldata BLOB NOT NULL,          -- what is called
-    gas_limit INTEGER NOT NULL,      -- gas allowed in every attempt
     status TEXT NOT NULL CHECK (status IN ('open', 'mined', 'final')),  -- not on the chain; on it; on it below the finalized head
     mined_tx_hash BLOB CHECK (length(mined_tx_hash) = 32),     -- the attempt that was mined; NULL while open
     block_number INTEGER,            -- number of its block; NULL while open
     block_hash BLOB CHECK (length(block_hash) = 32),           -- hash of that block; NULL while open
-    block_at INTEGER,                -- time of that block, Unix seconds; NULL while open
     succeeded INTEGER CHECK (succeeded IN (0, 1)),             -- 1 if the call did what it should, 0 if it reverted; NULL while open
     created_ms INTEGER NOT NULL,     -- written, Unix milliseconds
     updated_ms INTEGER NOT NULL,     -- last change, Unix milliseconds
     UNIQUE (signer, nonce),
     CHECK ((status = 'open') = (mined_tx_hash IS NULL)),
     CHECK ((mined_tx_hash IS NULL) = (block_number IS NULL) AND (mined_tx_hash IS NULL) = (block_hash IS NULL)
-        AND (mined_tx_hash IS NULL) = (block_at IS NULL) AND (mined_tx_hash IS NULL) = (succeeded IS NULL))
+        AND (mined_tx_hash IS NULL) = (succeeded IS NULL))
 );
 CREATE INDEX intent_by_status ON intent (signer, status, nonce);
 
@@ -70,7 +68,7 @@ CREATE TABLE intent_attempt (
     raw BLOB NOT NULL,               -- the signed transaction itself: sending it again is harmless
     max_fee_wei TEXT NOT NULL CHECK (length(max_fee_wei) = 39),        -- most per unit of gas, base fee included, wei, wide
     priority_fee_wei TEXT NOT NULL CHECK (length(priority_fee_wei) = 39),  -- most per unit of gas to the sequencer, wei, wide
-    at_block INTEGER NOT NULL,       -- newest block when it was signed
+    gas_limit INTEGER NOT NULL,      -- gas allowed
     at_ms INTEGER NOT NULL,          -- written, Unix milliseconds
     PRIMARY KEY (intent_key, attempt)
 ) WITHOUT ROWID;

@@ -4,11 +4,11 @@
 //! (none) --insert--> open <--------> mined --------> final
 //!                     the block came, or went again
 //! ```
-//! The order that makes a crash harmless: take a nonce and sign -> write the intention with its attempt -> send. After a crash at any point the journal
+//! The order that makes a crash harmless: write the intention with its nonce -> sign -> write the attempt -> send. After a crash at any point the journal
 //! knows every transaction that can be on its way, and sending a recorded one again changes nothing. The rows are those of the transaction sender in
 //! `quern-chain`; whoever owns both (the worker) joins them.
 
-use quern_types::{Address, B256, BlockRef};
+use quern_types::{Address, B256};
 use sqlx::{Sqlite, SqliteConnection, Transaction, sqlite::SqliteRow};
 
 use super::Journal;
@@ -60,11 +60,9 @@ pub struct Intent {
     pub value_wei: u128,
     /// What is called.
     pub calldata: Vec<u8>,
-    /// Gas allowed in every attempt.
-    pub gas_limit: u64,
     /// Where it stands.
     pub status: IntentStatus,
-    /// Signed transactions, oldest first; at least one.
+    /// Signed transactions, oldest first; none between the decision and the first signature.
     pub attempts: Vec<Attempt>,
     /// Where it was mined; `None` if and only if it is open.
     pub mined: Option<Mined>,
@@ -79,8 +77,8 @@ pub struct Attempt {
     pub max_fee_wei: u128,
     /// Most per unit of gas to the sequencer, wei.
     pub priority_fee_wei: u128,
-    /// Newest block when it was signed.
-    pub at_block: u64,
+    /// Gas allowed.
+    pub gas_limit: u64,
     /// The signed transaction as it is sent.
     pub raw: Vec<u8>,
 }
@@ -90,8 +88,10 @@ pub struct Attempt {
 pub struct Mined {
     /// The attempt that was mined.
     pub tx_hash: B256,
-    /// The block.
-    pub block: BlockRef,
+    /// Number of the block.
+    pub block_number: u64,
+    /// Hash of the block.
+    pub block_hash: B256,
     /// Whether the call succeeded; `false` is a revert.
     pub succeeded: bool,
 }
@@ -112,8 +112,8 @@ impl Journal {
         refuse_taken(&mut transaction, intent).await?;
         let now = now_ms();
         sqlx::query(
-            "INSERT INTO intent (intent_key, signer, nonce, to_address, value_wei, calldata, gas_limit, status, created_ms, updated_ms) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, 'open', ?, ?)",
+            "INSERT INTO intent (intent_key, signer, nonce, to_address, value_wei, calldata, status, created_ms, updated_ms) \
+             VALUES (?, ?, ?, ?, ?, ?, 'open', ?, ?)",
         )
         .bind(&intent.key)
         .bind(intent.signer.as_slice())
@@ -121,7 +121,6 @@ impl Journal {
         .bind(intent.to.as_slice())
         .bind(wide(intent.value_wei))
         .bind(intent.calldata.as_slice())
-        .bind(integer("gas limit", intent.gas_limit)?)
         .bind(now)
         .bind(now)
         .execute(&mut *transaction)
@@ -191,9 +190,6 @@ impl Journal {
 /// Whether status, attempts and place agree with each other.
 fn consistent(intent: &Intent) -> Result<()> {
     let refuse = |what| Err(Error::IntentRewritten { key: intent.key.clone(), what });
-    if intent.attempts.is_empty() {
-        return refuse("it has no attempt");
-    }
     match intent.mined {
         None if intent.status != IntentStatus::Open => refuse("it is mined, but no block is given"),
         Some(_) if intent.status == IntentStatus::Open => refuse("it is open, but a block is given"),
@@ -211,7 +207,6 @@ fn only_added(written: &Intent, new: &Intent) -> Result<()> {
         (written.signer == new.signer, "the signer differs"),
         (written.nonce == new.nonce, "the nonce differs"),
         (written.to == new.to && written.value_wei == new.value_wei && written.calldata == new.calldata, "the call differs"),
-        (written.gas_limit == new.gas_limit, "the gas limit differs"),
         (all >= kept && written.attempts[..] == new.attempts[..kept.min(all)], "a recorded attempt is missing or differs"),
         (written.status != IntentStatus::Final || written == new, "it is final"),
     ];
@@ -234,20 +229,16 @@ async fn refuse_taken(transaction: &mut Transaction<'_, Sqlite>, intent: &Intent
 /// Writes status and place, and the attempts from number `recorded` on.
 async fn write_progress(transaction: &mut Transaction<'_, Sqlite>, intent: &Intent, recorded: usize) -> Result<()> {
     let doing = "updating an intent";
-    let (number, at) = match &intent.mined {
-        Some(mined) => (Some(integer("block number", mined.block.number)?), Some(integer("block time", mined.block.timestamp)?)),
-        None => (None, None),
-    };
+    let number = intent.mined.map(|mined| integer("block number", mined.block_number)).transpose()?;
     let now = now_ms();
     sqlx::query(
-        "UPDATE intent SET status = ?, mined_tx_hash = ?, block_number = ?, block_hash = ?, block_at = ?, succeeded = ?, updated_ms = ? \
+        "UPDATE intent SET status = ?, mined_tx_hash = ?, block_number = ?, block_hash = ?, succeeded = ?, updated_ms = ? \
          WHERE intent_key = ?",
     )
     .bind(intent.status.name())
     .bind(intent.mined.as_ref().map(|mined| mined.tx_hash.as_slice()))
     .bind(number)
-    .bind(intent.mined.as_ref().map(|mined| mined.block.hash.as_slice()))
-    .bind(at)
+    .bind(intent.mined.as_ref().map(|mined| mined.block_hash.as_slice()))
     .bind(intent.mined.map(|mined| i64::from(mined.succeeded)))
     .bind(now)
     .bind(&intent.key)
@@ -256,7 +247,7 @@ async fn write_progress(transaction: &mut Transaction<'_, Sqlite>, intent: &Inte
     .map_err(Error::sql(doing))?;
     for (number, attempt) in (0u64..).zip(&intent.attempts).skip(recorded) {
         sqlx::query(
-            "INSERT INTO intent_attempt (intent_key, attempt, tx_hash, raw, max_fee_wei, priority_fee_wei, at_block, at_ms) \
+            "INSERT INTO intent_attempt (intent_key, attempt, tx_hash, raw, max_fee_wei, priority_fee_wei, gas_limit, at_ms) \
              VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(&intent.key)
@@ -265,7 +256,7 @@ async fn write_progress(transaction: &mut Transaction<'_, Sqlite>, intent: &Inte
         .bind(attempt.raw.as_slice())
         .bind(wide(attempt.max_fee_wei))
         .bind(wide(attempt.priority_fee_wei))
-        .bind(integer("block number", attempt.at_block)?)
+        .bind(integer("gas limit", attempt.gas_limit)?)
         .bind(now)
         .execute(&mut **transaction)
         .await
@@ -293,9 +284,6 @@ async fn with_attempts(connection: &mut SqliteConnection, mut intent: Intent) ->
         .await
         .map_err(Error::sql("reading attempts"))?;
     intent.attempts = rows.iter().map(attempt).collect::<Result<_>>()?;
-    if intent.attempts.is_empty() {
-        return Err(Error::bad_value("intent_attempt", "intent_key", format!("{} has no attempt", intent.key)));
-    }
     Ok(intent)
 }
 
@@ -305,7 +293,8 @@ fn intent(row: &SqliteRow) -> Result<Intent> {
         None => None,
         Some(tx_hash) => Some(Mined {
             tx_hash,
-            block: BlockRef { number: row.number("block_number")?, hash: row.hash("block_hash")?, timestamp: row.number("block_at")? },
+            block_number: row.number("block_number")?,
+            block_hash: row.hash("block_hash")?,
             succeeded: row.yes("succeeded")?,
         }),
     };
@@ -316,7 +305,6 @@ fn intent(row: &SqliteRow) -> Result<Intent> {
         to: row.address("to_address")?,
         value_wei: row.wide("value_wei")?,
         calldata: row.bytes("calldata")?.to_vec(),
-        gas_limit: row.number("gas_limit")?,
         status: row.named("status", IntentStatus::from_name)?,
         attempts: Vec::new(),
         mined,
@@ -329,7 +317,7 @@ fn attempt(row: &SqliteRow) -> Result<Attempt> {
         tx_hash: row.hash("tx_hash")?,
         max_fee_wei: row.wide("max_fee_wei")?,
         priority_fee_wei: row.wide("priority_fee_wei")?,
-        at_block: row.number("at_block")?,
+        gas_limit: row.number("gas_limit")?,
         raw: row.bytes("raw")?.to_vec(),
     })
 }

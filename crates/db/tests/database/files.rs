@@ -145,7 +145,7 @@ fn killed_now(path: &Path, to: &Path) -> PathBuf {
 }
 
 fn attempt(byte: u8) -> Attempt {
-    Attempt { tx_hash: B256::repeat_byte(byte), raw: vec![byte; 1_000], max_fee_wei: 1, priority_fee_wei: 0, at_block: 1 }
+    Attempt { tx_hash: B256::repeat_byte(byte), raw: vec![byte; 1_000], max_fee_wei: 1, priority_fee_wei: 0, gas_limit: 1 }
 }
 
 /// A journal after each of a row of calls: `contents` after every call, the first being that of a new journal.
@@ -162,7 +162,6 @@ async fn busy(path: &Path) -> (Journal, Vec<Vec<String>>) {
             to: Address::ZERO,
             value_wei: 1,
             calldata: vec![byte; 900],
-            gas_limit: 1,
             status: IntentStatus::Open,
             attempts: vec![attempt(byte)],
             mined: None,

@@ -7,7 +7,7 @@ use quern_db::{
     Error,
     journal::{Attempt, EnergyReading, Intent, IntentStatus, Journal, Mined, PriceEntry, Step},
 };
-use quern_types::{Address, Amount, B256, BlockRef, EnergyMethod, JobKind, ModelId};
+use quern_types::{Address, Amount, B256, EnergyMethod, JobKind, ModelId};
 
 const SIGNER: Address = Address::repeat_byte(0xaa);
 
@@ -19,7 +19,6 @@ fn intent(key: &str, nonce: u64) -> Intent {
         to: Address::repeat_byte(1),
         value_wei: u128::MAX,
         calldata: key.as_bytes().to_vec(),
-        gas_limit: 300_000,
         status: IntentStatus::Open,
         attempts: vec![attempt(u8::try_from(nonce).expect("small"))],
         mined: None,
@@ -27,12 +26,12 @@ fn intent(key: &str, nonce: u64) -> Intent {
 }
 
 fn attempt(byte: u8) -> Attempt {
-    Attempt { tx_hash: B256::repeat_byte(byte), raw: vec![2, byte], max_fee_wei: u128::MAX, priority_fee_wei: 1, at_block: 9 }
+    Attempt { tx_hash: B256::repeat_byte(byte), raw: vec![2, byte], max_fee_wei: u128::MAX, priority_fee_wei: 1, gas_limit: 300_000 }
 }
 
 fn mined(intent: Intent, block: u64) -> Intent {
-    let place = BlockRef { number: block, hash: B256::with_last_byte(1), timestamp: 1_700_000_000 };
-    let mined = Some(Mined { tx_hash: intent.attempts[0].tx_hash, block: place, succeeded: true });
+    let mined =
+        Some(Mined { tx_hash: intent.attempts[0].tx_hash, block_number: block, block_hash: B256::with_last_byte(1), succeeded: true });
     Intent { status: IntentStatus::Mined, mined, ..intent }
 }
 
@@ -154,7 +153,11 @@ async fn intent_survives_a_restart_with_every_attempt() {
     let folder = folder();
     let journal = open(&file(&folder)).await;
     let first = intent("submit/1", 3);
-    journal.insert_intent(&first).await.expect("is written");
+    // The nonce is taken before anything is signed for it.
+    let unsigned = Intent { attempts: vec![], ..first.clone() };
+    journal.insert_intent(&unsigned).await.expect("is written");
+    assert_eq!(journal.intent("submit/1").await.expect("reads"), Some(unsigned));
+    journal.update_intent(&first).await.expect("an attempt is added");
     let replaced = Intent { attempts: vec![attempt(3), attempt(4)], ..first.clone() };
     journal.update_intent(&replaced).await.expect("an attempt is added");
     journal.update_intent(&replaced).await.expect("the same again changes nothing");
@@ -178,11 +181,10 @@ async fn what_is_written_about_an_intent_is_only_added_to() {
     refused(&journal, Intent { nonce: 2, ..written.clone() }, "the nonce differs").await;
     refused(&journal, Intent { calldata: vec![], ..written.clone() }, "the call differs").await;
     refused(&journal, Intent { value_wei: 1, ..written.clone() }, "the call differs").await;
-    refused(&journal, Intent { gas_limit: 1, ..written.clone() }, "the gas limit differs").await;
     refused(&journal, Intent { attempts: vec![attempt(1)], ..written.clone() }, "a recorded attempt is missing or differs").await;
     refused(&journal, Intent { attempts: vec![attempt(2), attempt(1)], ..written.clone() }, "a recorded attempt is missing or differs")
         .await;
-    refused(&journal, Intent { attempts: vec![], ..written.clone() }, "it has no attempt").await;
+    refused(&journal, Intent { attempts: vec![], ..written.clone() }, "a recorded attempt is missing or differs").await;
     refused(&journal, Intent { status: IntentStatus::Mined, ..written.clone() }, "it is mined, but no block is given").await;
     refused(&journal, Intent { status: IntentStatus::Open, ..mined(written.clone(), 5) }, "it is open, but a block is given").await;
     let mut foreign = mined(written.clone(), 5);
