@@ -1,1 +1,10 @@
-//! TODO
+//! The `quern` binary: thin subcommands over the libraries. The binary itself is `main.rs`; everything is here, so that tests reach it.
+
+pub mod app;
+pub mod commands;
+pub mod config;
+pub mod failure;
+pub mod keystore;
+pub mod output;
+
+pub use app::{Cli, run};

@@ -1,1 +1,7 @@
-fn main() {}
+//! `quern`: see `quern --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    quern_cli::run()
+}

@@ -1,0 +1,6 @@
+//! One file per command of the tree.
+
+pub mod completions;
+pub mod config;
+pub mod init;
+pub mod key;
