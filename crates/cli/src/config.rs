@@ -194,7 +194,11 @@ impl Config {
         };
         Ok(Self {
             rpc,
-            deployment: args.deployment.clone().or_else(|| from_file.deployment.map(rooted)).or_else(|| existing(home.join("deployment.json"))),
+            deployment: args
+                .deployment
+                .clone()
+                .or_else(|| from_file.deployment.map(rooted))
+                .or_else(|| existing(home.join("deployment.json"))),
             key: args.key.clone().or(from_file.key),
             password,
             password_file: args.password_file.clone().or_else(|| from_file.password_file.map(rooted)),

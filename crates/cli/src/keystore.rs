@@ -121,7 +121,9 @@ impl Keystore {
                 format!("the password of key {name:?} is wrong"),
                 "type it again, or check --password-file, QUERN_PASSWORD_FILE and QUERN_PASSWORD",
             ),
-            other => Failure::new(format!("cannot open key {name:?} ({}): {other}", entry.file.display()), "restore the file from a backup"),
+            other => {
+                Failure::new(format!("cannot open key {name:?} ({}): {other}", entry.file.display()), "restore the file from a backup")
+            }
         })?;
         if signer.address() != entry.address {
             return Err(Failure::new(
@@ -138,12 +140,15 @@ impl Keystore {
             return Err(Failure::usage("the password is empty", "choose one; for tests any word will do"));
         }
         let file = self.file(name);
-        let failed = |error: &dyn std::fmt::Display| Failure::new(format!("cannot write {}: {error}", file.display()), "check the directory and its permissions");
+        let failed = |error: &dyn std::fmt::Display| {
+            Failure::new(format!("cannot write {}: {error}", file.display()), "check the directory and its permissions")
+        };
         create_private_dir(&self.dir).map_err(|error| failed(&error))?;
         // Written aside and linked into place: a crash leaves no half key, and an existing key is never replaced.
         let aside = tempfile::tempdir_in(&self.dir).map_err(|error| failed(&error))?;
         let secret = signer.to_bytes();
-        PrivateKeySigner::encrypt_keystore(aside.path(), &mut OsRng, secret, password.expose(), Some("key")).map_err(|error| failed(&error))?;
+        PrivateKeySigner::encrypt_keystore(aside.path(), &mut OsRng, secret, password.expose(), Some("key"))
+            .map_err(|error| failed(&error))?;
         let whole = aside.path().join("key");
         add_address(&whole, signer.address()).map_err(|error| failed(&error))?;
         match fs::hard_link(&whole, &file) {
@@ -181,7 +186,10 @@ pub fn choose(config: &Config) -> Result<KeyEntry, Failure> {
         0 => Err(Failure::new("there is no key yet", "make one with `quern key new NAME`, or bring one with `quern key import NAME`")),
         _ => {
             let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
-            Err(Failure::usage(format!("which key? There are {}", names.join(", ")), "pass --key NAME, or set `key` in the configuration file"))
+            Err(Failure::usage(
+                format!("which key? There are {}", names.join(", ")),
+                "pass --key NAME, or set `key` in the configuration file",
+            ))
         }
     }
 }
@@ -198,7 +206,10 @@ pub fn password(config: &Config, prompt: &str) -> Result<Secret<String>, Failure
         return Ok(password.clone());
     }
     if !output::is_interactive() {
-        return Err(Failure::usage("a password is needed and there is no terminal to ask on", "pass --password-file FILE, or set QUERN_PASSWORD_FILE or QUERN_PASSWORD"));
+        return Err(Failure::usage(
+            "a password is needed and there is no terminal to ask on",
+            "pass --password-file FILE, or set QUERN_PASSWORD_FILE or QUERN_PASSWORD",
+        ));
     }
     ask(prompt)
 }
@@ -236,7 +247,12 @@ fn ask(prompt: &str) -> Result<Secret<String>, Failure> {
 }
 
 fn read_password_file(path: &Path) -> Result<Secret<String>, Failure> {
-    let failed = |error: io::Error| Failure::usage(format!("cannot read the password file {}: {error}", path.display()), "check --password-file and QUERN_PASSWORD_FILE");
+    let failed = |error: io::Error| {
+        Failure::usage(
+            format!("cannot read the password file {}: {error}", path.display()),
+            "check --password-file and QUERN_PASSWORD_FILE",
+        )
+    };
     let file = fs::File::open(path).map_err(failed)?;
     #[cfg(unix)]
     {

@@ -75,7 +75,9 @@ pub fn confirm(question: &str) -> Result<bool, Failure> {
     let mut stderr = io::stderr().lock();
     let asked = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
     let mut answer = String::new();
-    asked.and_then(|()| io::stdin().read_line(&mut answer)).map_err(|error| Failure::new(format!("cannot ask for a confirmation: {error}"), "pass --yes"))?;
+    asked
+        .and_then(|()| io::stdin().read_line(&mut answer))
+        .map_err(|error| Failure::new(format!("cannot ask for a confirmation: {error}"), "pass --yes"))?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes"))
 }
 

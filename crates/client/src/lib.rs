@@ -1,1 +1,34 @@
 //! What a client of the market does: prepare, post, wait for, fetch and check jobs.
+//!
+//! | part | what |
+//! |---|---|
+//! | [`pieces`], [`items`] | text to items; nothing is cut silently |
+//! | [`batches`], [`embed_spec`], [`Terms`] | items to jobs, and what they cost at most |
+//! | [`PreparedInput`], [`fetch_output`] | the bytes, and what commits to them |
+//! | [`RunJournal`], [`FileJournal`] | what must survive a crash: runs, and transactions |
+//! | [`Market`], [`Actor`] | reads and acts of one account |
+//! | [`Follower`], [`Facts`] | what the canonical chain says, through reorganisations |
+//! | [`Drive`] | a run from its plan to its results |
+//! | [`advice()`] | who must act on a job, until when, and which money waits |
+
+mod advice;
+mod batch;
+mod content;
+mod drive;
+mod error;
+mod follow;
+mod intents;
+mod items;
+mod journal;
+mod market;
+
+pub use advice::{Action, Advice, Who, advice};
+pub use batch::{InputRef, MAX_ITEMS, Terms, batches, embed_spec, salt, with_id};
+pub use content::{PreparedInput, check_output, fetch_output};
+pub use drive::{Drive, DriveOptions, End, Update, layered};
+pub use error::ClientError;
+pub use follow::{Claim, Facts, Follower, JobLife, JobStep, ListedModel, Provider, Scope, Settlement};
+pub use intents::FileJournal;
+pub use items::{Item, Origin, Piece, Tokenize, Unit, items, pieces};
+pub use journal::{PlannedJob, Run, RunJournal};
+pub use market::{Actor, Balances, Market, keys};

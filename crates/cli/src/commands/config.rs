@@ -11,8 +11,10 @@ use crate::{app::Context, config::Config};
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show every setting in force, from wherever it was taken; never a password
-    #[command(after_long_help = "JSON: {\"home\",\"file\",\"fileExists\",\"rpc\":[URL],\"deployment\",\"key\",\"passwordFrom\":\"file\"|\"environment\"|\"prompt\",\
-        \"gateways\":[URL],\"storeDir\",\"storeLimitBytes\",\"listen\",\"kubo\"}. RPC URLs are cut to scheme, host and port: paths may hold access keys.")]
+    #[command(
+        after_long_help = "JSON: {\"home\",\"file\",\"fileExists\",\"rpc\":[URL],\"deployment\",\"key\",\"passwordFrom\":\"file\"|\"environment\"|\"prompt\",\
+        \"gateways\":[URL],\"storeDir\",\"storeLimitBytes\",\"listen\",\"kubo\"}. RPC URLs are cut to scheme, host and port: paths may hold access keys."
+    )]
     Show,
 }
 

@@ -51,13 +51,18 @@ pub fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
         return Err(Failure::usage(format!("{} exists", config.file.display()), "edit it, or pass --force to replace it").into());
     }
     let dir = config.file.parent().map(PathBuf::from).unwrap_or_default();
-    let failed = |what: &str, error: std::io::Error| Failure::new(format!("cannot write {what}: {error}"), "check the directory and its permissions, or choose another with --home");
+    let failed = |what: &str, error: std::io::Error| {
+        Failure::new(format!("cannot write {what}: {error}"), "check the directory and its permissions, or choose another with --home")
+    };
     fs::create_dir_all(&dir).map_err(|error| failed(&dir.display().to_string(), error))?;
     let deployment = match &config.deployment {
         None => None,
         Some(from) => {
             let content = fs::read(from).map_err(|error| {
-                Failure::usage(format!("cannot read the deployment file {}: {error}", from.display()), "pass --deployment FILE; whoever deployed the contracts has it")
+                Failure::usage(
+                    format!("cannot read the deployment file {}: {error}", from.display()),
+                    "pass --deployment FILE; whoever deployed the contracts has it",
+                )
             })?;
             fs::write(dir.join("deployment.json"), content).map_err(|error| failed("deployment.json", error))?;
             Some(PathBuf::from("deployment.json"))
@@ -80,7 +85,10 @@ pub fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
     let text = toml::to_string(&file)?;
     // Written aside and renamed: a crash leaves the old file or the new one.
     let mut aside = tempfile::NamedTempFile::new_in(&dir).map_err(|error| failed(&dir.display().to_string(), error))?;
-    aside.write_all(text.as_bytes()).and_then(|()| aside.as_file().sync_all()).map_err(|error| failed(&config.file.display().to_string(), error))?;
+    aside
+        .write_all(text.as_bytes())
+        .and_then(|()| aside.as_file().sync_all())
+        .map_err(|error| failed(&config.file.display().to_string(), error))?;
     aside.persist(&config.file).map_err(|error| failed(&config.file.display().to_string(), error.error))?;
     let shown = json!({ "file": config.file, "home": config.home });
     context.out.result(&shown, || {

@@ -50,7 +50,9 @@ pub enum Command {
 pub fn run(context: &Context, command: Command) -> anyhow::Result<()> {
     let config = &context.config;
     let keystore = Keystore::new(config.keys_dir());
-    let made = |key: &KeyEntry| format!("{}\nkey {} is in {}: keep a copy of the file, and the password", key.address, key.name, key.file.display());
+    let made = |key: &KeyEntry| {
+        format!("{}\nkey {} is in {}: keep a copy of the file, and the password", key.address, key.name, key.file.display())
+    };
     match command {
         Command::New { name } => {
             let key = keystore.create(&name, &keystore::new_password(config, &name)?)?;

@@ -1,0 +1,172 @@
+//! What can go wrong for a client, and what to do about it.
+
+use std::path::PathBuf;
+
+use quern_bindings::{ConvertError, Revert};
+use quern_store::StoreError;
+use quern_types::{Amount, B256, ContentId, JobId, ModelId, SpecError};
+
+/// Every failure of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// Nothing to embed.
+    #[error("the text holds nothing but white space: there is nothing to embed")]
+    NoText,
+    /// More lines than can be counted.
+    #[error("the text has more than 2^32 lines: divide it into several files")]
+    TooManyLines,
+    /// A piece does not fit the model.
+    #[error("line {line} has {ids} ids and the model takes {context}: shorten it, or pass --split to embed it in parts")]
+    TooLong {
+        /// Line of the text, from 1.
+        line: u32,
+        /// Ids that it has.
+        ids: usize,
+        /// Ids that the model takes.
+        context: u32,
+    },
+    /// A piece that no division makes fit.
+    #[error("line {line} cannot be split into parts of {context} ids: one of its characters alone has more")]
+    CannotSplit {
+        /// Line of the text, from 1.
+        line: u32,
+        /// Ids that the model takes.
+        context: usize,
+    },
+    /// The tokenizer refused a text.
+    #[error("line {line} cannot be tokenized: {reason}")]
+    Tokenize {
+        /// Line of the text, from 1.
+        line: u32,
+        /// What the tokenizer said.
+        reason: String,
+    },
+    /// A batch size outside the limits of a job.
+    #[error("a job takes 1 to 65,536 items, not {found}: choose another --batch")]
+    BatchSize {
+        /// What was asked for.
+        found: usize,
+    },
+    /// Prices whose sum no amount holds.
+    #[error("the prices times the text are more than any amount can be: lower them")]
+    CostTooLarge,
+    /// A specification that the contract would refuse.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// A value that the contract cannot take.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// A file of the journal cannot be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Journal {
+        /// What was being done.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file of the journal does not hold what was written.
+    #[error("{} is damaged ({reason}): restore it from a backup, or move it away; what stands on the chain is not lost by that", path.display())]
+    JournalDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The run was recorded before.
+    #[error("run {run} is in the journal already: resume it with `quern job resume`")]
+    RunExists {
+        /// The run.
+        run: B256,
+    },
+    /// Another process sends transactions for the account.
+    #[error("another quern process sends transactions for this account (lock in {}): wait until it is done, or use another key", dir.display())]
+    AccountBusy {
+        /// The journal.
+        dir: PathBuf,
+    },
+    /// The chain, or the way to it.
+    #[error(transparent)]
+    Chain(#[from] quern_chain::Error),
+    /// Items that no input tree takes.
+    #[error(transparent)]
+    Commit(#[from] quern_commit::CommitError),
+    /// The content store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The caller asked to stop.
+    #[error("stopped; what was posted stays posted: `quern job resume` goes on, `quern job cancel` takes unclaimed jobs back")]
+    Interrupted,
+    /// A file of a model package.
+    #[error("cannot {action} {}: {source}", path.display())]
+    PackageFile {
+        /// What was being done.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Something that is not a model package.
+    #[error("this is not a model package: {reason}")]
+    PackageForm {
+        /// Why not.
+        reason: String,
+    },
+    /// Not enough free money in the Ledger.
+    #[error("the account has {free} free units in the Ledger and needs {needed}: {missing} are missing", missing = needed.saturating_sub(*free))]
+    InsufficientFree {
+        /// Free money in the Ledger.
+        free: Amount,
+        /// What is needed.
+        needed: Amount,
+    },
+    /// A contract refused what was asked of it.
+    #[error("{action} was refused by the contract: {revert}")]
+    Refused {
+        /// What was asked.
+        action: &'static str,
+        /// The contract's reason.
+        revert: Revert,
+    },
+    /// No model of this id is registered.
+    #[error("no model {model} is registered on this chain: list models with `quern model list`")]
+    UnknownModel {
+        /// The id.
+        model: ModelId,
+    },
+    /// No job of this id was posted.
+    #[error("no job {job} is on this chain: it was never posted, or the network is another one")]
+    UnknownJob {
+        /// The id.
+        job: JobId,
+    },
+    /// The job has no receipt.
+    #[error("job {job} has no receipt: it was not delivered")]
+    NoReceipt {
+        /// The id.
+        job: JobId,
+    },
+    /// The content that a receipt names is not what the receipt commits to.
+    #[error(
+        "job {job}: the output {content} is not what its receipt commits to ({reason}): the provider attested to something else, tell an auditor"
+    )]
+    WrongOutput {
+        /// The id.
+        job: JobId,
+        /// Where the output is.
+        content: ContentId,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A result that this machine computes otherwise.
+    #[error("job {job}: item {item} was computed wrongly by the provider: this machine gets other bits")]
+    OtherBits {
+        /// The id.
+        job: JobId,
+        /// The first item that differs.
+        item: u32,
+    },
+}
