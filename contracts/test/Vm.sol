@@ -22,6 +22,7 @@ interface Vm {
     function roll(uint256 blockNumber) external;
     function chainId(uint256 id) external;
     function prank(address sender) external;
+    function prank(address sender, address origin) external;
     function startPrank(address sender) external;
     function stopPrank() external;
     function sign(uint256 privateKey, bytes32 digest) external pure returns (uint8 v, bytes32 r, bytes32 s);
@@ -59,6 +60,7 @@ interface Vm {
     function assertLe(uint256 a, uint256 b, string calldata message) external pure;
     function assertLt(uint256 a, uint256 b) external pure;
     function assertGe(uint256 a, uint256 b) external pure;
+    function assertGe(uint256 a, uint256 b, string calldata message) external pure;
     function assertGt(uint256 a, uint256 b) external pure;
 
     function toString(uint256 value) external pure returns (string memory);
@@ -70,6 +72,13 @@ interface Vm {
     function createDir(string calldata path, bool recursive) external;
     function parseJsonUint(string calldata json, string calldata key) external pure returns (uint256);
     function parseJsonAddress(string calldata json, string calldata key) external pure returns (address);
+    function parseJsonBytes32(string calldata json, string calldata key) external pure returns (bytes32);
+    function parseJsonBytes(string calldata json, string calldata key) external pure returns (bytes memory);
+    function parseJsonInt(string calldata json, string calldata key) external pure returns (int256);
+    function parseJsonBytes32Array(string calldata json, string calldata key) external pure returns (bytes32[] memory);
+    function parseJsonUintArray(string calldata json, string calldata key) external pure returns (uint256[] memory);
+    function parseJsonString(string calldata json, string calldata key) external pure returns (string memory);
+    function keyExistsJson(string calldata json, string calldata key) external view returns (bool);
     function projectRoot() external view returns (string memory);
 
     function startBroadcast() external;
