@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.36;
 
-import {JobMarket} from "../src/JobMarket.sol";
+import {IJobMarket} from "../src/interfaces/IJobMarket.sol";
 import {Parameters} from "../src/types/Job.sol";
 import {Vm} from "../test/Vm.sol";
 import {Deployment} from "./Deployment.sol";
@@ -101,7 +101,7 @@ contract Deploy {
             "\",\n  \"unbondingSecs\": ",
             vm.toString(uint256(config.unbondingSecs)),
             ",\n  \"parameters\": {",
-            _parameters(JobMarket(c.jobMarket).parameters()),
+            _parameters(IJobMarket(c.jobMarket).parameters()),
             "\n  }\n}\n"
         );
     }

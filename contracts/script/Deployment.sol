@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.36;
 
-import {Guardian} from "../src/Guardian.sol";
-import {JobMarket} from "../src/JobMarket.sol";
-import {Ledger} from "../src/Ledger.sol";
-import {ModelRegistry} from "../src/ModelRegistry.sol";
-import {ProviderRegistry} from "../src/ProviderRegistry.sol";
-import {QuernToken} from "../src/QuernToken.sol";
 import {Modules, Parameters} from "../src/types/Job.sol";
+import {Vm} from "../test/Vm.sol";
 
 /// @title The one way in which the contracts are deployed, by the script and by every test
 /// @notice The contracts name each other for ever, so their addresses are known before they exist: each is created by the deployer with
 /// the next nonce, in this order: QuernToken (where the configuration names no token), Guardian, ModelRegistry, JobMarket,
 /// ProviderRegistry, Ledger. The Ledger comes last and reverts where a module names another one.
+///
+/// What is deployed is the bytecode that is committed in snapshots/bytecode, so that scripts, tests and the deployment checker speak of one
+/// thing; QUERN_BYTECODE names another folder (scripts/contracts-test: the bytecode that was just compiled).
 library Deployment {
+    Vm private constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
+
     /// @param token the ERC-20 that money is counted in; 0: deploy `QuernToken`
     /// @param bridge the L2 standard bridge of a deployed token; 0: none
     /// @param remoteToken the L1 token of a deployed token; 0: none
@@ -64,14 +64,15 @@ library Deployment {
     function deploy(Config memory config, address deployer, uint256 nonce) internal returns (Contracts memory c) {
         c = addresses(config, deployer, nonce);
         if (config.token == address(0)) {
-            _expect(c.token, address(new QuernToken(config.bridge, config.remoteToken, config.holder, config.initialSupply)));
+            bytes memory supply = abi.encode(config.bridge, config.remoteToken, config.holder, config.initialSupply);
+            _deploy("QuernToken", supply, c.token);
         }
-        _expect(c.guardian, address(new Guardian(config.guardian, config.guardianExpiresAtBlock)));
-        _expect(c.modelRegistry, address(new ModelRegistry(c.guardian)));
+        _deploy("Guardian", abi.encode(config.guardian, config.guardianExpiresAtBlock), c.guardian);
+        _deploy("ModelRegistry", abi.encode(c.guardian), c.modelRegistry);
         Modules memory modules = Modules(c.ledger, c.providerRegistry, c.modelRegistry, c.guardian, config.disputeGame);
-        _expect(c.jobMarket, address(new JobMarket(modules, config.parameters)));
-        _expect(c.providerRegistry, address(new ProviderRegistry(c.ledger, c.guardian, c.jobMarket, config.unbondingSecs)));
-        _expect(c.ledger, address(new Ledger(c.token, c.jobMarket, c.providerRegistry, config.disputeGame)));
+        _deploy("JobMarket", abi.encode(modules, config.parameters), c.jobMarket);
+        _deploy("ProviderRegistry", abi.encode(c.ledger, c.guardian, c.jobMarket, config.unbondingSecs), c.providerRegistry);
+        _deploy("Ledger", abi.encode(c.token, c.jobMarket, c.providerRegistry, config.disputeGame), c.ledger);
     }
 
     /// @notice The address of a contract that `deployer` creates with `nonce`: the last 20 bytes of keccak(rlp([deployer, nonce])).
@@ -86,7 +87,19 @@ library Deployment {
         return address(uint160(uint256(keccak256(encoded))));
     }
 
-    function _expect(address expected, address actual) private pure {
+    function _deploy(string memory name, bytes memory arguments, address expected) private {
+        string memory folder = vm.envOr("QUERN_BYTECODE", string("snapshots/bytecode"));
+        string memory json = vm.readFile(string.concat(folder, "/", name, ".json"));
+        bytes memory code = bytes.concat(vm.parseJsonBytes(json, ".creation"), arguments);
+        address actual;
+        assembly ("memory-safe") {
+            actual := create(0, add(code, 0x20), mload(code))
+            // A constructor that refuses says why.
+            if iszero(actual) {
+                returndatacopy(mload(0x40), 0, returndatasize())
+                revert(mload(0x40), returndatasize())
+            }
+        }
         if (actual != expected) revert AddressDiffers(expected, actual);
     }
 }

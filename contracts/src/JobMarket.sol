@@ -18,6 +18,9 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 
 /// @title See `IJobMarket`
+// Deadlines are what this contract is about. The sequencer chooses a block's time within the bounds of the OP Stack, and production windows
+// are hours, so that nothing turns on a second of its choice.
+// slither-disable-start timestamp
 contract JobMarket is IJobMarket {
     /// @dev `subject` is the provider while Claimed, the receipt's digest while Submitted or Challenged, else 0.
     struct Stored {
@@ -151,6 +154,8 @@ contract JobMarket is IJobMarket {
         address provider = address(uint160(uint256(stored.subject)));
         if (receipt.provider != provider) revert NotClaimant(jobId, provider, receipt.provider);
         bytes32 digest = _receiptDigestOf(receipt);
+        // The other two say why there is no signer; a signer of 0 is refused below, whatever the reason.
+        // slither-disable-next-line unused-return
         (address signer,,) = ECDSA.tryRecoverCalldata(digest, signature);
         // The operator at the claim was a sender, so it is not 0, which a malformed signature recovers to.
         if (signer != word.operator()) revert SignerNotOperator(jobId, word.operator(), signer);
@@ -215,6 +220,8 @@ contract JobMarket is IJobMarket {
     function completeMany(Completion[] calldata completions) external {
         for (uint256 i = 0; i < completions.length; ++i) {
             Completion calldata c = completions[i];
+            // The call is to this contract, and one that fails is skipped: that is what the loop is for.
+            // slither-disable-next-line calls-loop,reentrancy-events
             try this.complete(c.spec, c.receipt) {}
             catch (bytes memory reason) {
                 emit CompletionSkipped(_jobIdOf(c.spec), reason);
@@ -321,12 +328,16 @@ contract JobMarket is IJobMarket {
 
     /// @inheritdoc IJobMarket
     function maxFeeOf(JobSpec calldata spec) public pure returns (uint96) {
-        return uint96(SpecBounds.within("maxFee", Pricing.maxFee(spec), 0, type(uint96).max));
+        uint256 maxFee = Pricing.maxFee(spec);
+        SpecBounds.within("maxFee", maxFee, 0, type(uint96).max);
+        return uint96(maxFee);
     }
 
     /// @inheritdoc IJobMarket
     function feeOf(JobSpec calldata spec, uint64 outputLen, uint16 priceBps) external pure returns (uint96) {
-        return uint96(SpecBounds.within("fee", Pricing.fee(spec, outputLen, priceBps), 0, type(uint96).max));
+        uint256 fee = Pricing.fee(spec, outputLen, priceBps);
+        SpecBounds.within("fee", fee, 0, type(uint96).max);
+        return uint96(fee);
     }
 
     /// @inheritdoc IJobMarket
@@ -419,3 +430,4 @@ contract JobMarket is IJobMarket {
         ILedger(LEDGER).move(JobId.unwrap(jobId), moves);
     }
 }
+// slither-disable-end timestamp

@@ -105,6 +105,8 @@ contract ProviderRegistry is IProviderRegistry {
     /// @inheritdoc IProviderRegistry
     function withdrawUnbonded(address provider) external {
         uint40 end = _providers[provider].unbondedAt;
+        // Days pass here; a second of the sequencer's choice changes nothing.
+        // slither-disable-next-line timestamp
         if (block.timestamp <= end) revert StillUnbonding(provider, end, block.timestamp);
         uint128 amount = ILedger(LEDGER).balanceOf(provider, Bucket.Unbonding);
         if (amount == 0) revert FieldOutOfBounds("amount", amount, 1, type(uint128).max);

@@ -18,7 +18,10 @@ contract QuernToken is ERC20, ERC20Permit, IQuernToken {
     /// @param holder gets the initial supply
     /// @param initialSupply in the smallest unit; 0 on a chain where all supply comes over the bridge
     constructor(address bridge_, address remoteToken_, address holder, uint256 initialSupply) ERC20("Quern", "QUERN") ERC20Permit("Quern") {
+        // 0 is a choice: a token without a bridge, or without a token on L1.
+        // slither-disable-next-line missing-zero-check
         _BRIDGE = bridge_;
+        // slither-disable-next-line missing-zero-check
         _REMOTE_TOKEN = remoteToken_;
         if (initialSupply != 0) _mint(holder, initialSupply);
     }

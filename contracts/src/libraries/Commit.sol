@@ -78,10 +78,12 @@ library Commit {
     /// @notice One chunk of int16 in lane order: zero-padded to blocks of 32; of each block first the pairs a_28 a_29, a_24 a_25, ...,
     /// a_0 a_1, then a_30 a_31, a_26 a_27, ..., a_2 a_3.
     function laneOrder(bytes memory elements) internal pure returns (bytes memory lanes) {
-        uint256 blocks = (elements.length + 63) / 64;
-        lanes = new bytes(blocks * 64);
+        // Rounding up to whole blocks, and splitting an index into its parts: the divisions are meant to drop the remainder.
+        // slither-disable-next-line divide-before-multiply
+        lanes = new bytes((elements.length + 63) / 64 * 64);
         for (uint256 i = 0; i < lanes.length; ++i) {
             // Byte i of the result: block, half (0: pairs at 0 mod 4, 1: at 2 mod 4), quad from the last to the first, byte of the pair.
+            // slither-disable-next-line divide-before-multiply
             uint256 source = 64 * (i / 64) + 8 * (7 - (i % 32) / 4) + 4 * ((i % 64) / 32) + i % 4;
             if (source < elements.length) lanes[i] = elements[source];
         }

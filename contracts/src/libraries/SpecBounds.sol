@@ -18,7 +18,8 @@ library SpecBounds {
 
     /// @notice Reverts `FieldOutOfBounds` with the first field that is not allowed.
     function check(JobSpec calldata spec) internal pure {
-        uint256 kind = within("kind", spec.kind, EMBED, GENERATE);
+        uint256 kind = spec.kind;
+        within("kind", kind, EMBED, GENERATE);
         within("itemCount", spec.itemCount, 1, MAX_ITEMS);
         within("rampFloorBps", spec.rampFloorBps, 1, 10_000);
         within("deliverWithin", spec.deliverWithin, 1, MAX_DELIVER_SECS);
@@ -43,9 +44,8 @@ library SpecBounds {
         if (codec != CODEC_RAW && codec != CODEC_DAG_PB) revert IEntry.FieldOutOfBounds(field, codec, CODEC_RAW, CODEC_DAG_PB);
     }
 
-    /// @notice The value; reverts `FieldOutOfBounds` where it is outside min to max.
-    function within(bytes32 field, uint256 value, uint256 min, uint256 max) internal pure returns (uint256) {
+    /// @notice Reverts `FieldOutOfBounds` where the value is outside min to max.
+    function within(bytes32 field, uint256 value, uint256 min, uint256 max) internal pure {
         if (value < min || value > max) revert IEntry.FieldOutOfBounds(field, value, min, max);
-        return value;
     }
 }

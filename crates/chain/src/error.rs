@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use alloy::primitives::{Address, B256};
+use alloy::{
+    primitives::{Address, B256},
+    transports::TransportError,
+};
 use quern_types::BlockRef;
 
 use crate::{deployment::DeploymentError, proof::ProofError};
@@ -23,14 +26,15 @@ pub enum Severity {
 #[non_exhaustive]
 pub enum Error {
     /// No answer: connection refused, reset, HTTP status, unreadable JSON.
-    #[error("{method}: no answer from the node at {endpoint}: {what}")]
+    #[error("{method}: no answer from the node at {endpoint}")]
     Transport {
         /// JSON-RPC method.
         method: &'static str,
         /// Host and port; never the path or query, which may hold a key.
         endpoint: String,
-        /// What the transport said, without the parts of the URL that may hold a key.
-        what: String,
+        /// What alloy said.
+        #[source]
+        source: TransportError,
     },
     /// No answer in time.
     #[error("{method}: the node at {endpoint} did not answer within {after:?}")]
