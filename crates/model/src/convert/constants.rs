@@ -1,0 +1,99 @@
+//! The constants of the header, as integers.
+
+/// log2(e) · 2^60, to the nearest integer.
+const LOG2_E_Q60: u128 = 0x1715_4765_2b82_fe17;
+
+/// The attention scale c = log2(e) / sqrt(head dim) in Q24: floor((isqrt(floor(4 · L² / (head dim · 2^72))) + 1) / 2) with L = log2(e) in Q60.
+///
+/// ROUNDING: to the nearest integer of the value that L gives.
+pub(crate) fn attention_scale(head_dim: u32) -> u32 {
+    // L < 2^61, so 4 · L² < 2^124. The result is at most log2(e) · 2^24 < 2^25.
+    let square = 4 * LOG2_E_Q60 * LOG2_E_Q60 / (u128::from(head_dim.max(1)) << 72);
+    u32::try_from(square.isqrt().div_ceil(2)).unwrap_or(u32::MAX)
+}
+
+/// A decimal number as it stands in a JSON file: `digits · 10^-places`, exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Decimal {
+    digits: u64,
+    places: u32,
+}
+
+impl Decimal {
+    /// Reads a JSON number from 0 to below 10, with at most 18 digits and at most 30 decimal places; `None` for anything else.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (number, exponent) = match text.split_once(['e', 'E']) {
+            Some((number, exponent)) => (number, exponent.parse::<i32>().ok()?),
+            None => (text, 0),
+        };
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let places = i32::try_from(fraction.len()).ok()?.checked_sub(exponent)?;
+        let all = format!("{whole}{fraction}");
+        if all.is_empty() || all.len() > 40 || !all.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        let significant = all.trim_start_matches('0');
+        let stripped = significant.trim_end_matches('0');
+        if stripped.is_empty() {
+            return Some(Self { digits: 0, places: 0 });
+        }
+        let places = places - i32::try_from(significant.len() - stripped.len()).ok()?;
+        let length = i32::try_from(stripped.len()).ok()?;
+        if !(0..=30).contains(&places) || length > 18 || length - places > 1 {
+            return None;
+        }
+        Some(Self { digits: stripped.parse().ok()?, places: places.unsigned_abs() })
+    }
+}
+
+/// E = eps · dim · 2^28, to the nearest integer: the variance floor of a norm, in the units of a sum of squares of Q14.
+///
+/// ROUNDING: to nearest; a tie would need 29 decimal digits.
+pub(crate) fn norm_epsilon(eps: Decimal, dim: u32) -> u64 {
+    // digits < 10^18 < 2^60, times 2^32 and 2^29: below 2^121. The result: below 10 · 2^32 · 2^28 < 2^64.
+    let numerator = u128::from(eps.digits) * u128::from(dim) << 29;
+    let denominator = 10u128.pow(eps.places);
+    u64::try_from((numerator + denominator) / (2 * denominator)).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attention_scale_is_log2_e_over_the_root_of_the_head_dim() {
+        // Computed with 60 decimal digits.
+        let expected = [(1, 24_204_406), (8, 8_557_550), (32, 4_278_775), (64, 3_025_551), (128, 2_139_387), (256, 1_512_775)];
+        for (head_dim, scale) in expected {
+            assert_eq!(attention_scale(head_dim), scale, "head dim {head_dim}");
+        }
+    }
+
+    #[test]
+    fn decimals_are_read_exactly_and_nothing_else_is() {
+        let decimal = |digits, places| Some(Decimal { digits, places });
+        assert_eq!(Decimal::parse("1e-12"), decimal(1, 12));
+        assert_eq!(Decimal::parse("1E-05"), decimal(1, 5));
+        assert_eq!(Decimal::parse("0.00001"), decimal(1, 5));
+        assert_eq!(Decimal::parse("0.1250e-3"), decimal(125, 6));
+        assert_eq!(Decimal::parse("1"), decimal(1, 0));
+        assert_eq!(Decimal::parse("0.0"), decimal(0, 0));
+        assert_eq!(Decimal::parse("0.01e2"), decimal(1, 0));
+        for refused in ["", "-1e-5", "1e-31", "10", "1e1", "NaN", "1e", "0x1", "1.2.3", "e-5", "0.1234567890123456789", "1e-99999999999"] {
+            assert_eq!(Decimal::parse(refused), None, "{refused}");
+        }
+    }
+
+    #[test]
+    fn epsilon_is_scaled_to_a_sum_of_squares_in_q28() {
+        let e = |text, dim| norm_epsilon(Decimal::parse(text).expect("a decimal"), dim);
+        assert_eq!(e("1e-12", 384), 0);
+        assert_eq!(e("1e-5", 1024), 2_748_779);
+        assert_eq!(e("1e-6", 4096), 1_099_512);
+        // 2^-29 is about 1.862645149230957e-9, and times 2^28 it is a half.
+        assert_eq!(e("1.862645149230956e-9", 1), 0);
+        assert_eq!(e("1.862645149230958e-9", 1), 1);
+        assert_eq!(e("0.5", 1), 1 << 27);
+        assert_eq!(e("9.99999999999999999", 16_384), 43_980_465_111_040);
+    }
+}

@@ -1,0 +1,334 @@
+//! config.json and the sentence-transformers files beside it: which arithmetic a folder asks for.
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::sha256_hex;
+use crate::{
+    ModelError,
+    convert::{Decimal, attention_scale, norm_epsilon},
+};
+use quern_exact::header::{self, Header, flag};
+
+/// Fields of config.json that no arithmetic depends on: provenance, training, caching, labels.
+const NEUTRAL: &[&str] = &[
+    "_name_or_path",
+    "architectures",
+    "attention_probs_dropout_prob",
+    "bos_token_id",
+    "classifier_dropout",
+    "dtype",
+    "eos_token_id",
+    "export_model_type",
+    "finetuning_task",
+    "gradient_checkpointing",
+    "hidden_dropout_prob",
+    "id2label",
+    "initializer_range",
+    "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "output_past",
+    "problem_type",
+    "return_dict",
+    "sep_token_id",
+    "cls_token_id",
+    "tie_word_embeddings",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "use_cache",
+    "chunk_size_feed_forward",
+    "attn_implementation",
+    "_attn_implementation",
+];
+
+/// Fields that must have one value where they stand at all, as JSON.
+const FIXED: &[(&str, &str)] = &[
+    ("position_embedding_type", "\"absolute\""),
+    ("is_decoder", "false"),
+    ("is_encoder_decoder", "false"),
+    ("add_cross_attention", "false"),
+    ("cross_attention_hidden_size", "null"),
+    ("quantization_config", "null"),
+    ("pruned_heads", "{}"),
+    ("embedding_size", "null"),
+    ("rope_theta", "null"),
+    ("rope_scaling", "null"),
+    ("sliding_window", "null"),
+];
+
+/// How the rows of all positions become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pooling {
+    /// The mean over all positions.
+    Mean,
+    /// The first position.
+    First,
+}
+
+/// What config.json and its companions say, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct BertConfig {
+    pub(crate) vocabulary: u32,
+    pub(crate) dim: u32,
+    pub(crate) layers: u32,
+    pub(crate) heads: u32,
+    pub(crate) ffn: u32,
+    pub(crate) context: u32,
+    pub(crate) token_types: u32,
+    pub(crate) padding_id: Option<u32>,
+    pub(crate) eps: Decimal,
+    pub(crate) eps_text: String,
+    pub(crate) pooling: Pooling,
+    /// What a person should know: assumptions made, fields not known.
+    pub(crate) notes: Vec<String>,
+    /// Name and sha256 of each file that was read.
+    pub(crate) files: Vec<(String, String)>,
+}
+
+impl BertConfig {
+    /// Reads config.json, modules.json and the pooling module of a folder.
+    pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
+        let mut reader = Reader { folder, files: Vec::new() };
+        let path = folder.join("config.json");
+        let fields: BTreeMap<String, Box<RawValue>> = reader.json("config.json")?.ok_or_else(|| ModelError::MissingFile {
+            path: path.clone(),
+            needed_for: "it says which architecture the weights are for; a Hugging Face model folder holds it",
+        })?;
+        let fields = Fields { path: &path, fields };
+        let mut notes = Vec::new();
+
+        fields.text("model_type", &["bert"])?;
+        fields.text("hidden_act", &["gelu"])?;
+        for (name, expected) in FIXED {
+            fields.fixed(name, expected)?;
+        }
+        let config = Self {
+            vocabulary: fields.count("vocab_size")?,
+            dim: fields.count("hidden_size")?,
+            layers: fields.count("num_hidden_layers")?,
+            heads: fields.count("num_attention_heads")?,
+            ffn: fields.count("intermediate_size")?,
+            context: fields.count("max_position_embeddings")?,
+            token_types: fields.count("type_vocab_size")?,
+            padding_id: fields.optional_id("pad_token_id")?,
+            eps: fields.decimal("layer_norm_eps")?,
+            eps_text: fields.raw("layer_norm_eps").unwrap_or_default().to_owned(),
+            pooling: Pooling::Mean,
+            notes: Vec::new(),
+            files: Vec::new(),
+        };
+        if !config.dim.is_multiple_of(config.heads) {
+            return Err(fields.refuse("num_attention_heads", config.heads, format!("a divisor of hidden_size {}", config.dim)));
+        }
+        for name in fields.unknown() {
+            notes.push(format!(
+                "config.json: field {name} is not known to this importer and was ignored; compare with `quern model fidelity`"
+            ));
+        }
+        let pooling = read_pooling(&mut reader, config.dim, &mut notes)?;
+        Ok(Self { pooling, notes, files: reader.files, ..config })
+    }
+
+    /// The header that these numbers make, within the protocol's bounds.
+    pub(crate) fn header(&self, prefix_id: Option<u32>) -> Result<Header, ModelError> {
+        let head_dim = self.dim / self.heads;
+        let header = Header {
+            profile: header::PROFILE_Q8A16,
+            family: header::FAMILY_ENCODER,
+            vocabulary: self.vocabulary,
+            dim: self.dim,
+            layers: self.layers,
+            heads: self.heads,
+            kv_heads: self.heads,
+            head_dim,
+            ffn: self.ffn,
+            context: self.context,
+            window: 0,
+            epsilon: norm_epsilon(self.eps, self.dim),
+            score_scale: attention_scale(head_dim),
+            norm: header::NORM_LAYER,
+            activation: header::ACTIVATION_GELU_ERF,
+            flags: flag::QKV_BIAS | flag::OUTPUT_BIAS | flag::POST_NORM | flag::LEARNED_POSITIONS,
+            pooling: match self.pooling {
+                Pooling::Mean => header::POOLING_MEAN,
+                Pooling::First => header::POOLING_FIRST,
+            },
+            token_types: self.token_types,
+            prefix_id: prefix_id.unwrap_or(header::NO_ID),
+            padding_id: self.padding_id.unwrap_or(header::NO_ID),
+            stop_ids: [header::NO_ID; 8],
+            embedding_scale: 0,
+            attention_soft_cap: 0,
+            logit_soft_cap: 0,
+            rotary_dims: 0,
+            window_pattern: 0,
+            reserved: [0; 6],
+        };
+        header.validate().map_err(|error| ModelError::Header { reason: error.to_string() })?;
+        Ok(header)
+    }
+}
+
+/// The fields of a JSON object, as text: numbers must not pass through a float.
+struct Fields<'a> {
+    path: &'a Path,
+    fields: BTreeMap<String, Box<RawValue>>,
+}
+
+impl Fields<'_> {
+    fn raw(&self, name: &str) -> Option<&str> {
+        self.fields.get(name).map(|value| value.get())
+    }
+
+    fn refuse(&self, name: &str, found: impl ToString, expected: impl Into<String>) -> ModelError {
+        ModelError::Field { path: self.path.to_owned(), field: name.to_owned(), found: found.to_string(), expected: expected.into() }
+    }
+
+    fn required(&self, name: &str, expected: &str) -> Result<&str, ModelError> {
+        self.raw(name).ok_or_else(|| self.refuse(name, "missing", expected))
+    }
+
+    fn text(&self, name: &str, supported: &[&str]) -> Result<(), ModelError> {
+        let expected = format!("one of {supported:?}");
+        let found = self.required(name, &expected)?;
+        let known = serde_json::from_str::<String>(found).is_ok_and(|text| supported.contains(&text.as_str()));
+        if known { Ok(()) } else { Err(self.refuse(name, found, expected)) }
+    }
+
+    fn fixed(&self, name: &str, expected: &str) -> Result<(), ModelError> {
+        match self.raw(name) {
+            None | Some("null") => Ok(()),
+            Some(found) if found == expected => Ok(()),
+            Some(found) => Err(self.refuse(name, found, format!("{expected}, or no such field"))),
+        }
+    }
+
+    fn count(&self, name: &str) -> Result<u32, ModelError> {
+        const EXPECTED: &str = "a whole number from 1 to 2^24";
+        let found = self.required(name, EXPECTED)?;
+        match found.parse() {
+            Ok(count @ 1..=0x100_0000) => Ok(count),
+            _ => Err(self.refuse(name, found, EXPECTED)),
+        }
+    }
+
+    fn optional_id(&self, name: &str) -> Result<Option<u32>, ModelError> {
+        match self.raw(name) {
+            None | Some("null") => Ok(None),
+            Some(found) => match found.parse() {
+                Ok(header::NO_ID) | Err(_) => Err(self.refuse(name, found, "an id, or null")),
+                Ok(id) => Ok(Some(id)),
+            },
+        }
+    }
+
+    fn decimal(&self, name: &str) -> Result<Decimal, ModelError> {
+        const EXPECTED: &str = "a number from 0 to below 10, at most 18 digits and 30 decimal places";
+        let found = self.required(name, EXPECTED)?;
+        Decimal::parse(found).ok_or_else(|| self.refuse(name, found, EXPECTED))
+    }
+
+    /// Names that are in no list of this file.
+    fn unknown(&self) -> Vec<&str> {
+        const READ: &[&str] = &[
+            "model_type",
+            "hidden_act",
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+            "type_vocab_size",
+            "pad_token_id",
+            "layer_norm_eps",
+        ];
+        let known = |name: &str| READ.contains(&name) || NEUTRAL.contains(&name) || FIXED.iter().any(|(fixed, _)| *fixed == name);
+        self.fields.keys().map(String::as_str).filter(|name| !known(name)).collect()
+    }
+}
+
+/// One line of sentence-transformers' modules.json.
+#[derive(Deserialize)]
+struct Module {
+    path: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// The pooling that modules.json or 1_Pooling/config.json names. Modules that would change the vector are refused by name.
+fn read_pooling(reader: &mut Reader<'_>, dim: u32, notes: &mut Vec<String>) -> Result<Pooling, ModelError> {
+    let modules: Option<Vec<Module>> = reader.json("modules.json")?;
+    let mut pooling_folder = "1_Pooling".to_owned();
+    let mut normalises = true;
+    if let Some(modules) = modules {
+        normalises = false;
+        for module in modules {
+            match module.kind.rsplit('.').next() {
+                Some("Transformer") => {}
+                Some("Pooling") => pooling_folder = module.path,
+                Some("Normalize") => normalises = true,
+                _ => {
+                    return Err(ModelError::Field {
+                        path: reader.folder.join("modules.json"),
+                        field: "type".to_owned(),
+                        found: format!("{:?}", module.kind),
+                        expected: "Transformer, Pooling or Normalize; other modules change the vector".to_owned(),
+                    });
+                }
+            }
+        }
+    }
+    if !normalises {
+        notes.push(
+            "modules.json has no Normalize; an exact embedding always has unit length, which leaves every cosine as it is".to_owned(),
+        );
+    }
+    let name = format!("{pooling_folder}/config.json");
+    let path = reader.folder.join(&name);
+    let Some(fields) = reader.json(&name)? else {
+        notes.push("no pooling configuration (1_Pooling/config.json): the mean over all positions is assumed".to_owned());
+        return Ok(Pooling::Mean);
+    };
+    let fields = Fields { path: &path, fields };
+    if let Some(found) = fields.raw("word_embedding_dimension").filter(|found| *found != dim.to_string()) {
+        return Err(fields.refuse("word_embedding_dimension", found, format!("hidden_size {dim}")));
+    }
+    let modes: Vec<&str> = fields
+        .fields
+        .iter()
+        .filter(|(name, value)| name.starts_with("pooling_mode") && value.get() == "true")
+        .map(|(name, _)| name.as_str())
+        .collect();
+    match modes[..] {
+        ["pooling_mode_mean_tokens"] => Ok(Pooling::Mean),
+        ["pooling_mode_cls_token"] => Ok(Pooling::First),
+        _ => {
+            Err(fields.refuse("pooling_mode_*", format!("{modes:?}"), "exactly one of pooling_mode_mean_tokens and pooling_mode_cls_token"))
+        }
+    }
+}
+
+/// Reads the JSON files of a folder and remembers what it read.
+struct Reader<'a> {
+    folder: &'a Path,
+    files: Vec<(String, String)>,
+}
+
+impl Reader<'_> {
+    /// `None` if there is no such file.
+    fn json<T: serde::de::DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, ModelError> {
+        let path = self.folder.join(name);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(ModelError::read(path)(error)),
+        };
+        self.files.push((name.to_owned(), sha256_hex(&text)));
+        serde_json::from_slice(&text).map(Some).map_err(ModelError::json(path))
+    }
+}
