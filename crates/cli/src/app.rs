@@ -57,6 +57,9 @@ pub enum Command {
     /// Make, list and bring keys (encrypted files)
     #[command(subcommand)]
     Key(commands::key::Command),
+    /// Make, look at, check and run model packages; local, no chain
+    #[command(subcommand)]
+    Model(commands::model::Command),
     /// Print a completion script for a shell
     Completions(commands::completions::Args),
 }
@@ -111,6 +114,7 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Init(args) => commands::init::run(context, &args),
         Command::Config(command) => commands::config::run(context, &command),
         Command::Key(command) => commands::key::run(context, command),
+        Command::Model(command) => commands::model::run(context, &command),
         Command::Completions(args) => commands::completions::run(&args),
     }
 }

@@ -4,3 +4,4 @@ pub mod completions;
 pub mod config;
 pub mod init;
 pub mod key;
+pub mod model;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// What an import writes beside the weights. The roots are checked when a package is opened and verified; sources and notes inform.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConversionRecord {
     /// Version of this file: 1.
     pub format: u32,
@@ -27,7 +27,7 @@ pub struct ConversionRecord {
 
 /// One tensor of a package.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TensorRecord {
     /// Its name in a package.
     pub name: String,
@@ -39,7 +39,7 @@ pub struct TensorRecord {
 
 /// One file that was converted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SourceRecord {
     /// Its name in the folder.
     pub file: String,

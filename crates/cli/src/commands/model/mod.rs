@@ -1,0 +1,95 @@
+//! `quern model`: make, look at, check and run model packages. Local, no chain.
+
+mod embed;
+mod fidelity;
+mod show;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use quern_model::{ModelError, Package};
+use quern_types::PackageRoot;
+use serde_json::json;
+
+use crate::{
+    app::Context,
+    failure::{Exit, Failure, one_line},
+};
+
+/// Commands of `quern model`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Convert a Hugging Face folder (config.json, safetensors, tokenizer.json) into a package
+    ///
+    /// The conversion is exact integer arithmetic: whoever imports the same files gets the same root, on any machine.
+    #[command(after_long_help = show::JSON)]
+    Import {
+        /// Folder of a BERT encoder
+        dir: PathBuf,
+        /// Folder to write; it is there whole or not at all
+        #[arg(long, value_name = "PACKAGE")]
+        out: PathBuf,
+        /// Replace PACKAGE if it is a package; anything else is never replaced
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show a package's header, roots, sizes and where it came from
+    #[command(after_long_help = show::JSON)]
+    Show {
+        /// Folder of the package
+        package: PathBuf,
+    },
+    /// Hash a package and compare with the roots that it states, or with one of your choice
+    ///
+    /// Ends 0 only if every tensor, the tokenizer and the header are those of the root, and 3 if one is not.
+    #[command(after_long_help = "JSON: {\"package\":FOLDER,\"root\":HASH,\"verified\":true}")]
+    Verify {
+        /// Folder of the package
+        package: PathBuf,
+        /// The root that it must have, for instance the one that is registered on chain
+        #[arg(long)]
+        root: Option<PackageRoot>,
+    },
+    /// Embed a text, one vector per line, exactly as a provider must
+    ///
+    /// A line with more tokens than the model reads is an error; nothing is cut. An empty line is embedded as the model's special tokens alone.
+    Embed(embed::Args),
+    /// Compare a package with the float model that it was made of, over a corpus
+    ///
+    /// Prints 1 - cosine per stratum with its bounds. Ends 3 if a bound is broken.
+    Fidelity(fidelity::Args),
+}
+
+/// Runs `quern model`.
+///
+/// # Errors
+/// Whatever keeps the command from doing its work; a check that does not hold.
+pub fn run(context: &Context, command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Import { dir, out, force } => {
+            let package = Package::import(dir, out, *force).with_context(|| format!("cannot import {}", dir.display()))?;
+            show::show(context, &package)
+        }
+        Command::Show { package } => show::show(context, &Package::open(package)?),
+        Command::Verify { package, root } => verify(context, package.clone(), *root),
+        Command::Embed(args) => embed::run(context, args),
+        Command::Fidelity(args) => fidelity::run(context, args),
+    }
+}
+
+fn verify(context: &Context, package: PathBuf, root: Option<PackageRoot>) -> anyhow::Result<()> {
+    let checked = match root {
+        Some(root) => Package::open_verified(&package, root).map(|package| package.root()),
+        None => Package::open(&package).and_then(|package| package.verify()),
+    };
+    let root = checked.map_err(|error| match error {
+        ModelError::Hash { .. } | ModelError::OtherPackage { .. } => {
+            anyhow::Error::new(Failure::new(one_line(&error), "import the model's files again").with_exit(Exit::Difference))
+        }
+        error => anyhow::Error::new(error),
+    })?;
+    let object = json!({ "package": package, "root": root, "verified": true });
+    context.out.result(&object, || format!("{} is package {root}: every hash holds", package.display()))?;
+    Ok(())
+}
