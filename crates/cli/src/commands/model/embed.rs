@@ -76,7 +76,9 @@ pub(super) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
 #[expect(clippy::cast_precision_loss, reason = "figures for a person")]
 fn stats(lines: usize, tokens: usize, threads: NonZeroUsize, seconds: f64) -> String {
     let [lines_per_second, tokens_per_second] = [lines, tokens].map(|count| count as f64 / seconds);
-    format!("{lines} lines, {tokens} tokens in {seconds:.2} s on {threads} threads: {lines_per_second:.1} lines/s, {tokens_per_second:.0} tokens/s")
+    format!(
+        "{lines} lines, {tokens} tokens in {seconds:.2} s on {threads} threads: {lines_per_second:.1} lines/s, {tokens_per_second:.0} tokens/s"
+    )
 }
 
 fn read_text(file: &Path) -> anyhow::Result<String> {

@@ -85,7 +85,7 @@ fn verify(context: &Context, package: PathBuf, root: Option<PackageRoot>) -> any
     };
     let root = checked.map_err(|error| match error {
         ModelError::Hash { .. } | ModelError::OtherPackage { .. } => {
-            anyhow::Error::new(Failure::new(one_line(&error), "import the model's files again").with_exit(Exit::Difference))
+            anyhow::Error::new(Failure::new(one_line(&error), "import the model that has the root you expect").with_exit(Exit::Difference))
         }
         error => anyhow::Error::new(error),
     })?;
