@@ -218,11 +218,6 @@ impl Client {
             }
         }
     }
-
-    /// Labels (host and port) and URLs of the endpoints that can push.
-    pub(crate) fn push_endpoint(&self) -> Option<String> {
-        self.0.endpoints.iter().find(|endpoint| endpoint.url.scheme().starts_with("ws")).map(|endpoint| endpoint.url.to_string())
-    }
 }
 
 impl Endpoint {
@@ -262,6 +257,27 @@ impl Endpoint {
         Ok(connection)
     }
 
+    /// The whole chain of causes, without user, password, path and query of the URL: providers put keys there, and transports quote it.
+    fn redact(&self, error: &TransportError) -> String {
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            let said = error.to_string();
+            if !text.contains(&said) {
+                text = format!("{text}: {said}");
+            }
+            cause = error.source();
+        }
+        let path = self.url.path().trim_matches('/');
+        let query = self.url.query().unwrap_or_default();
+        for secret in [query, path, self.url.username(), self.url.password().unwrap_or_default()] {
+            if !secret.is_empty() {
+                text = text.replace(secret, "…");
+            }
+        }
+        text
+    }
+
     async fn forget(&self) {
         *self.connection.lock().await = None;
     }
@@ -274,7 +290,7 @@ impl Endpoint {
                 data: payload.as_revert_data(),
                 message: payload.message.chars().take(400).collect(),
             },
-            source => Error::Transport { method, endpoint: self.label.clone(), source },
+            error => Error::Transport { method, endpoint: self.label.clone(), what: self.redact(&error) },
         }
     }
 }
@@ -296,16 +312,18 @@ impl NewHeads {
     /// Subscribes to `newHeads` on the first websocket endpoint of the client, and again whenever the connection breaks. `None` where all endpoints are
     /// HTTP.
     pub fn subscribe(client: &Client) -> Option<Self> {
-        let url = client.push_endpoint()?;
+        let client = client.clone();
+        let index = client.0.endpoints.iter().position(|endpoint| endpoint.url.scheme().starts_with("ws"))?;
         let notify = Arc::new(tokio::sync::Notify::new());
         let retry = client.retry();
         let wake = Arc::clone(&notify);
         let task = tokio::spawn(async move {
+            let endpoint = &client.0.endpoints[index];
             let mut failures = 0;
             loop {
-                match announce(&url, &wake, &mut failures).await {
+                match announce(endpoint.url.as_str(), &wake, &mut failures).await {
                     Ok(()) => debug!("new_heads.closed"),
-                    Err(error) => warn!(%error, "new_heads.lost"),
+                    Err(error) => warn!(error = endpoint.redact(&error), "new_heads.lost"),
                 }
                 failures += 1;
                 tokio::time::sleep(retry.wait(failures)).await;

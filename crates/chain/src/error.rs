@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use alloy::{
-    primitives::{Address, B256},
-    transports::TransportError,
-};
+use alloy::primitives::{Address, B256};
 use quern_types::BlockRef;
 
 use crate::{deployment::DeploymentError, proof::ProofError};
@@ -26,15 +23,14 @@ pub enum Severity {
 #[non_exhaustive]
 pub enum Error {
     /// No answer: connection refused, reset, HTTP status, unreadable JSON.
-    #[error("{method}: no answer from the node at {endpoint}")]
+    #[error("{method}: no answer from the node at {endpoint}: {what}")]
     Transport {
         /// JSON-RPC method.
         method: &'static str,
         /// Host and port; never the path or query, which may hold a key.
         endpoint: String,
-        /// What alloy said.
-        #[source]
-        source: TransportError,
+        /// What the transport said, without the parts of the URL that may hold a key.
+        what: String,
     },
     /// No answer in time.
     #[error("{method}: the node at {endpoint} did not answer within {after:?}")]

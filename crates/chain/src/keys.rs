@@ -196,3 +196,58 @@ fn make_private_file(path: &Path) -> std::io::Result<()> {
 fn make_private_file(_: &Path) -> std::io::Result<()> {
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn password(text: &str) -> Password {
+        Password::new(text).expect("not empty")
+    }
+
+    #[test]
+    fn stored_key_comes_back_with_its_password_only() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("keys").join("operator.json");
+        let key = Key::create(&path, &password("correct horse")).expect("created");
+        assert_eq!(Key::load(&path, &password("correct horse")).expect("opens").address(), key.address());
+        assert!(matches!(Key::load(&path, &password("wrong")), Err(KeyError::DoesNotOpen { .. })));
+        assert!(matches!(Key::load(&folder.path().join("none"), &password("x")), Err(KeyError::Io { .. })));
+        std::fs::write(folder.path().join("junk"), "{}").expect("written");
+        assert!(matches!(Key::load(&folder.path().join("junk"), &password("x")), Err(KeyError::DoesNotOpen { .. })));
+        let beside: Vec<_> = std::fs::read_dir(folder.path().join("keys")).expect("folder").collect();
+        assert_eq!(beside.len(), 1, "nothing is left over: {beside:?}");
+    }
+
+    #[test]
+    fn key_is_never_overwritten_and_readable_by_its_owner_alone() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("key.json");
+        let first = Key::create(&path, &password("a")).expect("created");
+        assert!(matches!(Key::create(&path, &password("b")), Err(KeyError::Exists { .. })));
+        assert_eq!(Key::load(&path, &password("a")).expect("opens").address(), first.address());
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn nothing_secret_shows_in_debug_output() {
+        let key = Key::from_bytes(&[0x42; 32]).expect("a key");
+        let shown = format!("{key:?} {:?}", password("hunter2"));
+        assert!(!shown.contains("hunter2") && !shown.contains("4242"), "{shown}");
+        assert!(matches!(Password::new(""), Err(KeyError::EmptyPassword)));
+    }
+
+    #[test]
+    fn digest_signature_recovers_to_the_account() {
+        let key = Key::from_bytes(&[0x42; 32]).expect("a key");
+        let digest = alloy::primitives::B256::repeat_byte(9);
+        let bytes = key.sign_digest(digest);
+        assert!(bytes[64] == 27 || bytes[64] == 28);
+        let signature = alloy::primitives::Signature::from_raw_array(&bytes).expect("a signature");
+        assert_eq!(signature.recover_address_from_prehash(&digest).expect("recovers"), key.address());
+    }
+}
