@@ -58,12 +58,12 @@ contract ProtocolVectorsTest is Base {
         market.complete(spec, receipt);
 
         string memory json = string.concat("\n    {\n      \"spec\": {", _specHead(spec), _specTail(spec), "\n      }");
-        json = string.concat(json, _text("jobId", vm.toString(JobId.unwrap(market.jobIdOf(spec)))));
+        json = string.concat(json, ",\n      \"receipt\": {", _receipt(receipt), "\n      },\n      \"expected\": {");
+        json = string.concat(json, _text("jobId", vm.toString(JobId.unwrap(market.jobIdOf(spec))), true));
         json = string.concat(json, _priced(spec, receipt.outputLen, wait));
-        json = string.concat(json, ",\n      \"receipt\": {", _receipt(receipt), "\n      }");
         json = string.concat(json, _text("receiptDigest", vm.toString(market.receiptDigestOf(receipt))));
         json = string.concat(json, _text("operator", vm.toString(operator)), _text("signature", vm.toString(signature)));
-        return string.concat(json, "\n    }");
+        return string.concat(json, "\n      }\n    }");
     }
 
     function _priced(JobSpec memory spec, uint64 outputLen, uint256 wait) private view returns (string memory json) {
