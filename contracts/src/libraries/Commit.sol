@@ -5,7 +5,7 @@ import {ModelId} from "../types/Ids.sol";
 
 /// @title Commitments: the hashes of docs/PROTOCOL.md, section 1
 /// @notice Every preimage begins with a tag that no other kind has. The twin of crates/commit; both are held to
-/// tests/vectors/protocol.json. Integers are big-endian, nothing is padded.
+/// tests/vectors/commit.json. Integers are big-endian, nothing is padded.
 library Commit {
     /// @notice Element types: the `type` byte of chunks, vectors and tensors.
     uint8 internal constant U32 = 1;
