@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity 0.8.36;
 
+import {Deployment} from "../../script/Deployment.sol";
 import {IModelRegistry} from "../../src/interfaces/IModelRegistry.sol";
 import {JobId, ModelId} from "../../src/types/Ids.sol";
 import {Job, State} from "../../src/types/Job.sol";
@@ -36,6 +37,13 @@ contract MarketInvariantTest is Base {
             _handler.stake(i, 500e18);
             _handler.rotateOperator(i, 0);
         }
+    }
+
+    /// @dev Unbonding short enough that a run outlasts it.
+    function _config() internal view override returns (Deployment.Config memory config) {
+        config = super._config();
+        config.parameters.maxGameSecs = 1 hours;
+        config.unbondingSecs = 3 hours;
     }
 
     function targetContracts() external view returns (address[] memory targets) {
