@@ -1,0 +1,257 @@
+//! The audit of one job: what was attested, computed again and compared to the bit.
+
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, sync::atomic::AtomicBool, time::Instant};
+
+use quern_chain::{Client, deployment::Deployment};
+use quern_commit::{
+    blob::{BlobError, Expected, OutputRecord, OutputSet},
+    model::model_id,
+    sum_tree::SumNode,
+    work::work_digest,
+};
+use quern_exact::encoder::Encoder;
+use quern_store::{ContentStore, GatewayConfig, GatewayStore, LayeredStore, MemoryStore, StoreError};
+use quern_types::{Address, Head, JobId, JobSpec, JobState, PackageRoot, Receipt};
+
+use super::{
+    AuditAt, JobDifference, JobVerdict,
+    history::{find_block, history},
+};
+use crate::{
+    Error, Result,
+    compute::{Computed, compute},
+    content::read_input,
+    energy::Meter,
+    event::{Event, Logged},
+    models,
+};
+
+/// What an audit of a job works with.
+#[derive(Debug, Clone)]
+pub struct JobAudit {
+    /// Packages at hand; the one with the root of the job's model is verified and used.
+    pub packages: Vec<PathBuf>,
+    /// Gateways that have the input and the output, in order of preference. The one that the provider has announced is asked last.
+    pub gateways: Vec<String>,
+    /// A store that is asked before any gateway; `None`: none.
+    pub store: Option<Arc<dyn ContentStore>>,
+    /// Threads that compute.
+    pub threads: NonZeroUsize,
+    /// Longest time for one block from one gateway, in milliseconds.
+    pub fetch_timeout_ms: u64,
+}
+
+/// What the chain says of the job.
+#[derive(Debug, Clone)]
+struct Attested {
+    spec: JobSpec,
+    receipt: Receipt,
+    package: PackageRoot,
+    gateway: Option<String>,
+}
+
+/// Computes a job again and compares every bit of what was attested.
+///
+/// # Errors
+/// Nothing can be compared: no such job or receipt, no package of its model, an input that cannot be had, a node that does not answer. An output that
+/// cannot be had is a verdict: its provider must keep it.
+pub async fn audit_job(client: &Client, deployment: &Deployment, job: JobId, audit: &JobAudit) -> Result<JobVerdict> {
+    let block = find_block(client, AuditAt::Head(Head::Latest)).await?;
+    let events = match history(client, deployment, block).await? {
+        Ok(events) => events,
+        Err(difference) => return Err(Error::Content { job, what: "the node's history", fault: difference.to_string() }),
+    };
+    let attested = attested(&events, deployment, job)?;
+    let (packages, wanted) = (audit.packages.clone(), attested.package);
+    let encoder = tokio::task::spawn_blocking(move || package(&packages, wanted)).await.map_err(|_| Error::ComputeGone)??;
+    let Some(encoder) = encoder else { return Err(Error::PackageNotHeld { job, package: attested.package }) };
+
+    let store = store(audit, attested.gateway.as_ref())?;
+    let items = read_input(&store, &attested.spec).await.map_err(|error| Error::InputUnavailable { job, fault: error.to_string() })?;
+    let width = u64::from(encoder.header().dim);
+    let blob = store.get(attested.receipt.output, output_bytes(&attested.spec, width)).await;
+
+    let (threads, began) = (audit.threads, Instant::now());
+    let computing = tokio::task::spawn_blocking(move || compute(&encoder, &items, threads, &Meter::new(1.0), &AtomicBool::new(true)));
+    let computed = computing.await.map_err(|_| Error::ComputeGone)?.ok_or(Error::ComputeGone)?;
+    let difference = compare(job, &attested, blob, &computed);
+    Ok(JobVerdict {
+        job,
+        equal: difference.is_none(),
+        package: attested.package,
+        provider: attested.receipt.provider,
+        items: attested.spec.item_count,
+        output_root: computed.output_root,
+        seconds: began.elapsed().as_secs_f64(),
+        difference,
+    })
+}
+
+/// The job's specification, receipt, package and provider's gateway, out of events. Nothing is believed that does not hash to what it belongs to.
+fn attested(events: &[Logged], deployment: &Deployment, job: JobId) -> Result<Attested> {
+    let domain = deployment.domain();
+    let mut spec = None;
+    let mut receipt = None;
+    let mut state = JobState::Open;
+    for logged in events.iter().filter(|logged| logged.event.job_id() == Some(job)) {
+        match &logged.event {
+            Event::JobPosted { spec: posted, .. } if posted.id(&domain) == job => spec = Some((**posted).clone()),
+            Event::JobClaimed { .. } => state = JobState::Claimed,
+            Event::ReceiptSubmitted { receipt: submitted, receipt_digest, .. } if submitted.digest(&domain) == *receipt_digest => receipt = Some(**submitted),
+            Event::JobCancelled { .. } | Event::JobExpired { .. } | Event::JobUndelivered { .. } => state = JobState::Refunded,
+            _ => {}
+        }
+    }
+    let spec = spec.ok_or(Error::NoSuchJob { job })?;
+    let receipt = receipt.ok_or(Error::NoReceipt { job, state: state.name() })?;
+    let package = events.iter().find_map(|logged| match &logged.event {
+        Event::ModelRegistered { model_id: id, package_root, publisher, registration, .. }
+            if *id == spec.model_id && model_id(*package_root, *publisher, registration.royalty_bps) == *id =>
+        {
+            Some(*package_root)
+        }
+        _ => None,
+    });
+    let package = package.ok_or(Error::NoSuchModel { model: spec.model_id })?;
+    Ok(Attested { gateway: gateway(events, receipt.provider), spec, receipt, package })
+}
+
+/// Where a provider says now that it serves content.
+fn gateway(events: &[Logged], of: Address) -> Option<String> {
+    let announced = events.iter().rev().find_map(|logged| match &logged.event {
+        Event::ProviderAnnounced { provider, gateway } if *provider == of => Some(gateway.clone()),
+        _ => None,
+    });
+    announced.filter(|gateway| !gateway.is_empty())
+}
+
+fn package(paths: &[PathBuf], wanted: PackageRoot) -> Result<Option<Encoder>> {
+    for path in paths {
+        let (root, encoder) = models::load(path)?;
+        if root == wanted {
+            return Ok(Some(encoder));
+        }
+    }
+    Ok(None)
+}
+
+fn store(audit: &JobAudit, announced: Option<&String>) -> Result<LayeredStore> {
+    let mut gateways = audit.gateways.clone();
+    if let Some(gateway) = announced.filter(|gateway| !gateways.contains(gateway)) {
+        // A stranger's text: an address that cannot be used is as good as none.
+        if GatewayStore::new(&GatewayConfig { gateways: vec![gateway.clone()], block_timeout_ms: audit.fetch_timeout_ms }).is_ok() {
+            gateways.push(gateway.clone());
+        }
+    }
+    let remote: Arc<dyn ContentStore> = Arc::new(GatewayStore::new(&GatewayConfig { gateways, block_timeout_ms: audit.fetch_timeout_ms })?);
+    let memory = Arc::new(MemoryStore::new());
+    Ok(match &audit.store {
+        None => LayeredStore::new(memory, remote),
+        Some(own) => LayeredStore::new(memory, Arc::new(FirstOf { own: own.clone(), remote })),
+    })
+}
+
+/// Reads from a store of one's own without changing it, then from gateways.
+#[derive(Debug)]
+struct FirstOf {
+    own: Arc<dyn ContentStore>,
+    remote: Arc<dyn ContentStore>,
+}
+
+#[async_trait::async_trait]
+impl ContentStore for FirstOf {
+    fn kind(&self) -> &'static str {
+        "audit"
+    }
+
+    async fn get_block(&self, id: quern_types::ContentId) -> Result<bytes::Bytes, StoreError> {
+        match self.own.get_block(id).await {
+            Ok(block) => Ok(block),
+            Err(_) => self.remote.get_block(id).await,
+        }
+    }
+
+    async fn put_block(&self, id: quern_types::ContentId, _: bytes::Bytes) -> Result<(), StoreError> {
+        Err(StoreError::ReadOnly { store: self.kind(), action: "put", id })
+    }
+
+    async fn has_block(&self, id: quern_types::ContentId) -> Result<bool, StoreError> {
+        Ok(self.get_block(id).await.is_ok())
+    }
+
+    async fn pin(&self, id: quern_types::ContentId) -> Result<(), StoreError> {
+        Err(StoreError::ReadOnly { store: self.kind(), action: "pin", id })
+    }
+
+    async fn unpin(&self, id: quern_types::ContentId) -> Result<bool, StoreError> {
+        Err(StoreError::ReadOnly { store: self.kind(), action: "unpin", id })
+    }
+
+    async fn pins(&self) -> Result<Vec<quern_types::ContentId>, StoreError> {
+        Ok(Vec::new())
+    }
+}
+
+/// Most bytes that an output blob of the job can have.
+fn output_bytes(spec: &JobSpec, width: u64) -> u64 {
+    9 + u64::from(spec.output_count()) * (5 + 2 * width)
+}
+
+/// The first difference between what was attested and what follows.
+fn compare(job: JobId, attested: &Attested, blob: Result<Vec<u8>, StoreError>, computed: &Computed) -> Option<JobDifference> {
+    let Attested { spec, receipt, .. } = attested;
+    let blob = match blob {
+        Ok(blob) => blob,
+        Err(error) => return Some(JobDifference::OutputUnavailable { fault: error.to_string() }),
+    };
+    let root = SumNode { hash: receipt.output_root, count: receipt.output_len };
+    let read = |root| OutputSet::from_blob(&blob, spec.samples_per_item, &Expected { root, leaves: spec.output_count() });
+    let (outputs, blob_fault) = match read(root) {
+        Ok(outputs) => (Some(outputs), None),
+        // Another result than attested is in the blob: what is in it may still tell where.
+        Err(error @ BlobError::Root { actual, .. }) => (read(actual).ok(), Some(error)),
+        Err(error) => (None, Some(error)),
+    };
+    let element = outputs.as_ref().and_then(|outputs| first_element(outputs, &computed.outputs));
+    if let Some(fault) = blob_fault {
+        // Where the blob itself is right, the attested root is wrong, and is named below.
+        if element.is_some() || outputs.is_none() {
+            return Some(element.unwrap_or(JobDifference::OutputBlob { fault: fault.to_string() }));
+        }
+    }
+    if element.is_some() {
+        return element;
+    }
+    if receipt.output_len != computed.output_len {
+        return Some(JobDifference::OutputLen { expected: computed.output_len, found: receipt.output_len });
+    }
+    if receipt.output_root != computed.output_root {
+        return Some(JobDifference::OutputRoot { expected: computed.output_root, found: receipt.output_root });
+    }
+    let digest = work_digest(&computed.work_root, receipt.provider, job);
+    (digest != receipt.work_digest).then_some(JobDifference::WorkDigest { expected: digest, found: receipt.work_digest })
+}
+
+fn first_element(found: &OutputSet, expected: &OutputSet) -> Option<JobDifference> {
+    match (found, expected) {
+        (OutputSet::Embed(found), OutputSet::Embed(expected)) => first_record(found, expected),
+        (OutputSet::Generate { outputs: found, .. }, OutputSet::Generate { outputs: expected, .. }) => first_record(found, expected),
+        (found, expected) => {
+            Some(JobDifference::OutputBlob { fault: format!("it holds outputs of kind {}, the job is of kind {}", found.kind().name(), expected.kind().name()) })
+        }
+    }
+}
+
+fn first_record<T: Copy + PartialEq + Into<i64>>(found: &[OutputRecord<T>], expected: &[OutputRecord<T>]) -> Option<JobDifference> {
+    (0u32..).zip(found.iter().zip(expected)).find_map(|(output, (found, expected))| {
+        if found.reason != expected.reason {
+            return Some(JobDifference::Reason { output, expected: expected.reason, found: found.reason });
+        }
+        if found.elements.len() != expected.elements.len() {
+            let [expected, found] = [expected, found].map(|record| record.elements.len() as u64);
+            return Some(JobDifference::Length { output, expected, found });
+        }
+        let differs = (0u32..).zip(found.elements.iter().zip(&expected.elements)).find(|(_, (found, expected))| found != expected);
+        differs.map(|(element, (found, expected))| JobDifference::Element { output, element, expected: (*expected).into(), found: (*found).into() })
+    })
+}

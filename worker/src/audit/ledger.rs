@@ -1,0 +1,274 @@
+//! The audit of the whole ledger: events replayed, the outcome proven against the chain's state.
+
+use quern_bindings::{
+    MarketParameters,
+    abi::{JobMarket, QuernToken},
+    storage::{LEDGER_TIP, LEDGER_TOTAL, ledger_balance, ledger_tip, ledger_total},
+};
+use quern_chain::{
+    At, Client,
+    deployment::{Contract, Deployment},
+    proof::{VerifiedStorage, output_root, prove_storage},
+};
+use quern_types::{Address, Amount, B256, BlockRef, U256, keccak256};
+
+use super::{
+    AuditAt, Difference, LedgerVerdict, Proven, Replay, Terms,
+    history::{find_block, history},
+};
+use crate::{Result, event::Logged};
+
+/// Slots proven with one request.
+const SLOTS_AT_ONCE: usize = 256;
+/// `L2ToL1MessagePasser`, a predeploy of every OP Stack chain; its storage root is part of an output root.
+const MESSAGE_PASSER: Address = Address::new([0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x16]);
+
+/// What an audit of a ledger compares with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerAudit {
+    /// Up to which block. Everything up to it is audited, nothing after it.
+    pub at: AuditAt,
+    /// Hash of that block by another source than the node; `None`: the node's own word. With it nothing of what the verdict says is taken on trust.
+    pub block_hash: Option<B256>,
+    /// Output root of that block, as the L1 holds it (version 0); `None`: not compared.
+    pub output_root: Option<B256>,
+}
+
+/// Derives the ledger again from every event since the deployment, and proves head, number of entries, every balance and the token that covers them
+/// against the block's hash.
+///
+/// A lie of the node is a verdict, not an error.
+///
+/// # Errors
+/// The node does not answer, or does not have the block.
+pub async fn audit_ledger(client: &Client, deployment: &Deployment, audit: &LedgerAudit) -> Result<LedgerVerdict> {
+    let block = find_block(client, audit.at).await?;
+    let ledger = deployment.contracts.ledger.address;
+    let mut verdict = LedgerVerdict {
+        ok: false,
+        ledger,
+        chain_id: deployment.chain_id,
+        block,
+        entries: 0,
+        accounts: 0,
+        jobs: 0,
+        head: B256::ZERO,
+        total: Amount::ZERO,
+        token_balance: None,
+        proven: Proven { slots: 0, token_balance: false, output_root: false },
+        difference: None,
+    };
+    verdict.difference = examine(client, deployment, audit, block, &mut verdict).await?;
+    verdict.ok = verdict.difference.is_none();
+    Ok(verdict)
+}
+
+/// State after the last event of a block.
+#[derive(Debug, Clone, Copy)]
+struct Tip {
+    block: BlockRef,
+    /// First entry of the block.
+    first: u64,
+    seq: u64,
+    head: B256,
+}
+
+async fn examine(
+    client: &Client,
+    deployment: &Deployment,
+    audit: &LedgerAudit,
+    block: BlockRef,
+    verdict: &mut LedgerVerdict,
+) -> Result<Option<Difference>> {
+    if let Some(expected) = audit.block_hash.filter(|hash| *hash != block.hash) {
+        return Ok(Some(of_block(block, "hash of the block", format!("{expected:?}"), format!("{:?}", block.hash))));
+    }
+    let answer = client.call(deployment.contracts.job_market.address, &JobMarket::parametersCall {}, At::Block(block.hash)).await?;
+    let terms = Terms { domain: deployment.domain(), ledger: verdict.ledger, parameters: MarketParameters::from(&answer) };
+    let events = match history(client, deployment, block).await? {
+        Ok(events) => events,
+        Err(difference) => return Ok(Some(difference)),
+    };
+    let (replay, tips, found) = replay_all(terms, &events);
+    verdict.entries = replay.head().seq;
+    verdict.accounts = replay.accounts();
+    verdict.jobs = replay.jobs();
+    verdict.head = replay.head().hash;
+    verdict.total = replay.total();
+    if let Some(difference) = found {
+        // What the replay notices may be the consequence of an earlier lie that is consistent in itself.
+        return Ok(Some(first_unproven(client, verdict.ledger, &tips).await?.unwrap_or(difference)));
+    }
+    prove(client, deployment, audit, &replay, &tips, verdict).await
+}
+
+fn replay_all(terms: Terms, events: &[Logged]) -> (Replay, Vec<Tip>, Option<Difference>) {
+    let mut replay = Replay::new(terms);
+    let mut tips: Vec<Tip> = Vec::new();
+    for logged in events {
+        let before = replay.head().seq;
+        if let Err(difference) = replay.apply(logged) {
+            return (replay, tips, Some(difference));
+        }
+        let head = replay.head();
+        match tips.last_mut() {
+            Some(tip) if tip.block == logged.block => (tip.seq, tip.head) = (head.seq, head.hash),
+            _ => tips.push(Tip { block: logged.block, first: before + 1, seq: head.seq, head: head.hash }),
+        }
+    }
+    let difference = replay.finish().err();
+    (replay, tips, difference)
+}
+
+/// The first block whose proven tip is not the replayed one, and its first entry.
+///
+/// The head is a chain of hashes: where it differs after one block, it differs after every later one, so halving finds the first.
+async fn first_unproven(client: &Client, ledger: Address, tips: &[Tip]) -> Result<Option<Difference>> {
+    let (mut low, mut high) = (0, tips.len());
+    let mut difference = None;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let tip = tips[middle];
+        let (proven_seq, proven_head) = match prove_storage(client, ledger, &[LEDGER_TIP], tip.block.hash).await {
+            Ok(proven) => ledger_tip(proven.get(LEDGER_TIP).unwrap_or_default()),
+            Err(quern_chain::Error::Proof(error)) => return Ok(Some(broken_proof(tip.block, &error))),
+            // A node that keeps no old state: the last block decides alone.
+            Err(quern_chain::Error::Rpc { .. } | quern_chain::Error::MissingBlock { .. }) => return Ok(difference),
+            Err(error) => return Err(error.into()),
+        };
+        if (proven_seq, proven_head) == (tip.seq, tip.head) {
+            low = middle + 1;
+        } else {
+            high = middle;
+            difference = Some(Difference {
+                seq: Some(tip.first),
+                block: Some(tip.block.number),
+                job: None,
+                what: "head after the entries of this block, proven by its state".into(),
+                expected: format!("{proven_head:?} after entry {proven_seq}"),
+                found: format!("{:?} after entry {}", tip.head, tip.seq),
+            });
+        }
+    }
+    Ok(difference)
+}
+
+async fn prove(
+    client: &Client,
+    deployment: &Deployment,
+    audit: &LedgerAudit,
+    replay: &Replay,
+    tips: &[Tip],
+    verdict: &mut LedgerVerdict,
+) -> Result<Option<Difference>> {
+    let block = verdict.block;
+    let balances: Vec<_> = replay.balances().filter_map(|(account, bucket, amount)| Some((account, bucket, amount, ledger_balance(account, bucket)?))).collect();
+    let mut slots = vec![LEDGER_TIP, LEDGER_TOTAL];
+    slots.extend(balances.iter().map(|(.., place)| place.slot));
+    slots.dedup();
+
+    let proven = match storage(client, deployment.contracts.ledger, &slots, block).await? {
+        Ok(proven) => proven,
+        Err(difference) => return Ok(Some(difference)),
+    };
+    verdict.proven.slots = slots.len();
+    let value = |slot: B256| proven.iter().find_map(|part| part.get(slot)).unwrap_or_default();
+
+    let head = replay.head();
+    let (proven_seq, proven_head) = ledger_tip(value(LEDGER_TIP));
+    if proven_seq != head.seq {
+        let (what, seq) = ("number of entries, proven by the state", proven_seq.min(head.seq) + 1);
+        // Whatever else was altered on the way is named first.
+        let earlier = if proven_seq < head.seq { first_unproven(client, verdict.ledger, tips).await? } else { None };
+        let missing = Difference { seq: Some(seq), ..of_block(block, what, proven_seq.to_string(), head.seq.to_string()) };
+        return Ok(Some(earlier.unwrap_or(missing)));
+    }
+    if proven_head != head.hash {
+        let difference = of_block(block, "head of the ledger, proven by the state", format!("{proven_head:?}"), format!("{:?}", head.hash));
+        return Ok(Some(first_unproven(client, verdict.ledger, tips).await?.unwrap_or(difference)));
+    }
+    for (account, bucket, amount, place) in &balances {
+        let stored = place.read(value(place.slot));
+        if stored != *amount {
+            let what = format!("{} of {account}, proven by the state", bucket.name());
+            let seq = replay.last_touched(*account, *bucket);
+            return Ok(Some(Difference { seq, ..of_block(block, &what, stored.to_string(), amount.to_string()) }));
+        }
+    }
+    let total = ledger_total(value(LEDGER_TOTAL));
+    if total != verdict.total {
+        return Ok(Some(of_block(block, "sum of all buckets, proven by the state", total.to_string(), verdict.total.to_string())));
+    }
+    if let Some(difference) = cover(client, deployment, verdict).await? {
+        return Ok(Some(difference));
+    }
+    compare_output_root(client, audit, proven.first().map(|part| part.state_root), verdict).await
+}
+
+/// Whether the token that the Ledger holds covers its buckets.
+async fn cover(client: &Client, deployment: &Deployment, verdict: &mut LedgerVerdict) -> Result<Option<Difference>> {
+    let (block, token) = (verdict.block, deployment.contracts.quern_token);
+    let said: U256 = client.call(token.address, &QuernToken::balanceOfCall { account: verdict.ledger }, At::Block(block.hash)).await?;
+    // OpenZeppelin's ERC-20, which QuernToken is, keeps balances in a mapping at slot 0.
+    let mut preimage = [0; 64];
+    preimage[12..32].copy_from_slice(verdict.ledger.as_slice());
+    let slot = keccak256(preimage);
+    let proven = match storage(client, token, &[slot], block).await? {
+        Ok(proven) => proven.iter().find_map(|part| part.get(slot)).map_or(U256::ZERO, Into::into),
+        Err(difference) => return Ok(Some(difference)),
+    };
+    // Zero proves nothing of a token that keeps its balances elsewhere.
+    if !proven.is_zero() && proven != said {
+        return Ok(Some(of_block(block, "token balance of the Ledger, proven by the state", proven.to_string(), said.to_string())));
+    }
+    verdict.proven.token_balance = proven == said;
+    let balance = Amount::try_from(said).unwrap_or(Amount::from_units(u128::MAX));
+    verdict.token_balance = Some(balance);
+    if balance < verdict.total {
+        let expected = format!("at least {}", verdict.total);
+        return Ok(Some(of_block(block, "token balance of the Ledger, which must cover all buckets", expected, balance.to_string())));
+    }
+    Ok(None)
+}
+
+async fn compare_output_root(client: &Client, audit: &LedgerAudit, state_root: Option<B256>, verdict: &mut LedgerVerdict) -> Result<Option<Difference>> {
+    let (Some(expected), Some(state_root)) = (audit.output_root, state_root) else { return Ok(None) };
+    let block = verdict.block;
+    let passer = match prove_storage(client, MESSAGE_PASSER, &[], block.hash).await {
+        Ok(passer) => passer.storage_root,
+        Err(quern_chain::Error::Proof(error)) => return Ok(Some(broken_proof(block, &error))),
+        Err(error) => return Err(error.into()),
+    };
+    let found = output_root(state_root, passer, block.hash);
+    if found != expected {
+        return Ok(Some(of_block(block, "output root that the L1 holds", format!("{expected:?}"), format!("{found:?}"))));
+    }
+    verdict.proven.output_root = true;
+    Ok(None)
+}
+
+/// Slots of a contract, proven, and the contract's code with them.
+async fn storage(client: &Client, contract: Contract, slots: &[B256], block: BlockRef) -> Result<Result<Vec<VerifiedStorage>, Difference>> {
+    let mut parts = Vec::new();
+    for some in slots.chunks(SLOTS_AT_ONCE) {
+        let part = match prove_storage(client, contract.address, some, block.hash).await {
+            Ok(part) => part,
+            Err(quern_chain::Error::Proof(error)) => return Ok(Err(broken_proof(block, &error))),
+            Err(error) => return Err(error.into()),
+        };
+        if part.code_hash != contract.code_hash {
+            let what = format!("code of {}, proven by the state", contract.address);
+            return Ok(Err(of_block(block, &what, format!("{:?}", contract.code_hash), format!("{:?}", part.code_hash))));
+        }
+        parts.push(part);
+    }
+    Ok(Ok(parts))
+}
+
+fn of_block(block: BlockRef, what: &str, expected: String, found: String) -> Difference {
+    Difference { seq: None, block: Some(block.number), job: None, what: what.to_owned(), expected, found }
+}
+
+fn broken_proof(block: BlockRef, error: &quern_chain::proof::ProofError) -> Difference {
+    of_block(block, "proof of the state", "one that leads from the block's hash to the value".into(), error.to_string())
+}

@@ -1,0 +1,489 @@
+//! Whether to take an open job, as a pure function: no clock, no chain, no disk.
+
+use std::fmt;
+
+use quern_types::{Address, Amount, JobKind, JobParameters, JobSpec, SpecError};
+use serde::Serialize;
+
+use quern_bindings::Prices;
+
+/// What is known of a job's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InputState {
+    /// Nobody has looked yet.
+    Unknown,
+    /// It is here and matches root, length and number of items.
+    Checked {
+        /// Multiply-adds that the job takes.
+        work: u64,
+    },
+}
+
+/// What the worker can do for the job's model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ModelState {
+    /// The model id is registered by nobody that the canonical chain knows.
+    Unregistered,
+    /// We do not have the package.
+    NotHeld,
+    /// We have it, every hash of it was checked, and it is loaded. The family's kind of job.
+    Ready { kind: JobKind },
+}
+
+/// Everything that a decision depends on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Question<'a> {
+    /// The job.
+    pub(crate) spec: &'a JobSpec,
+    /// When it was posted, Unix seconds.
+    pub(crate) posted_at: u64,
+    /// The least timestamp that the next block can have, Unix seconds.
+    pub(crate) now: u64,
+    /// The provider that we work for.
+    pub(crate) provider: Address,
+    /// Whether it has named our key as its operator.
+    pub(crate) is_operator: bool,
+    /// The model.
+    pub(crate) model: ModelState,
+    /// What we ask for it; `None`: the provider takes no jobs of this model.
+    pub(crate) prices: Option<Prices>,
+    /// Terms of the deployment.
+    pub(crate) parameters: &'a JobParameters,
+    /// Stake behind no job, less what our claims under way will lock.
+    pub(crate) free_stake: Amount,
+    /// Native balance of the operator is above the reserve.
+    pub(crate) has_gas: bool,
+    /// Jobs claimed or being claimed and not yet submitted.
+    pub(crate) jobs_in_hand: usize,
+    /// Most of them at a time.
+    pub(crate) max_jobs: usize,
+    /// Longest input that is fetched, in ids.
+    pub(crate) max_input_len: u64,
+    /// The input.
+    pub(crate) input: InputState,
+    /// Work of the jobs in hand, in multiply-adds.
+    pub(crate) backlog: u64,
+    /// Measured speed of this machine, in multiply-adds per second; at least 1.
+    pub(crate) speed: u64,
+    /// Seconds that storing, submitting and being included may take, kept free before the deadline.
+    pub(crate) margin_secs: u64,
+}
+
+/// What to do about an open job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Not ours to take.
+    Refuse(Refusal),
+    /// Nothing before this second: then the price has risen to ours.
+    WaitUntil(u64),
+    /// Nothing until something of ours changes (stake, gas, jobs in hand).
+    Hold(Refusal),
+    /// Fetch and check the input, then ask again.
+    FetchInput,
+    /// Claim it now.
+    Claim,
+}
+
+/// Why a job is not taken. Its text goes to the log, once, and to `quern worker status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "reason", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum Refusal {
+    /// It is for another provider.
+    Designated {
+        /// That provider.
+        provider: Address,
+    },
+    /// The specification is outside the protocol's bounds: the contract would not have taken it.
+    Malformed {
+        /// The first fault.
+        fault: String,
+    },
+    /// Nobody registered the model.
+    ModelUnregistered,
+    /// The package is not among `--model`, or was not the registered one.
+    ModelNotHeld,
+    /// The model's family does not do this kind of job.
+    KindNotOfModel,
+    /// No price is configured for the model.
+    NoPrice,
+    /// Even the client's maximum is below our price.
+    PriceTooLow {
+        /// The client's maximum for this job.
+        offered: Amount,
+        /// What we ask.
+        asked: Amount,
+    },
+    /// The price reaches ours only after the last second to claim.
+    RisesTooLate {
+        /// Unix second in which it would pay.
+        pays_at: u64,
+        /// Last second to claim.
+        claim_by: u64,
+    },
+    /// The time to claim it is over.
+    ClaimTimeOver {
+        /// Last second to claim.
+        claim_by: u64,
+    },
+    /// The input is longer than the worker takes.
+    InputTooLong {
+        /// Its ids.
+        ids: u64,
+        /// The most that is taken.
+        limit: u64,
+    },
+    /// The input cannot be fetched, or what was fetched is not what the job commits to.
+    InputUnavailable {
+        /// What happened.
+        fault: String,
+    },
+    /// It cannot be done in time, even alone.
+    TooSlow {
+        /// Seconds that it needs, margin and jobs in hand included.
+        needed_secs: u64,
+        /// Seconds that the job gives.
+        given_secs: u64,
+    },
+    /// Not enough free stake for the lock.
+    StakeTooLow {
+        /// Free stake, less claims under way.
+        free: Amount,
+        /// What the claim locks.
+        lock: Amount,
+    },
+    /// The operator cannot pay for the transactions to come.
+    GasTooLow,
+    /// As many jobs are in hand as may be.
+    Busy {
+        /// That many.
+        jobs: usize,
+    },
+    /// The operator key is not the one that the provider has named.
+    NotOperator,
+    /// The claim was refused by the contract.
+    ClaimReverted {
+        /// Its error.
+        fault: String,
+    },
+}
+
+impl Refusal {
+    /// One word for metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Designated { .. } => "designated",
+            Self::Malformed { .. } => "malformed",
+            Self::ModelUnregistered => "model-unregistered",
+            Self::ModelNotHeld => "model-not-held",
+            Self::KindNotOfModel => "kind-not-of-model",
+            Self::NoPrice => "no-price",
+            Self::PriceTooLow { .. } => "price-too-low",
+            Self::RisesTooLate { .. } => "rises-too-late",
+            Self::ClaimTimeOver { .. } => "claim-time-over",
+            Self::InputTooLong { .. } => "input-too-long",
+            Self::InputUnavailable { .. } => "input-unavailable",
+            Self::TooSlow { .. } => "too-slow",
+            Self::StakeTooLow { .. } => "stake-too-low",
+            Self::GasTooLow => "gas-too-low",
+            Self::Busy { .. } => "busy",
+            Self::NotOperator => "not-operator",
+            Self::ClaimReverted { .. } => "claim-reverted",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Designated { provider } => write!(f, "it is for provider {provider} only"),
+            Self::Malformed { fault } => write!(f, "its specification is out of bounds: {fault}"),
+            Self::ModelUnregistered => f.write_str("nobody registered its model"),
+            Self::ModelNotHeld => f.write_str("its model is not held here: import the package and name it with --model"),
+            Self::KindNotOfModel => f.write_str("its kind is not what the model's family does"),
+            Self::NoPrice => f.write_str("no price is set for its model: set one in the worker's configuration"),
+            Self::PriceTooLow { offered, asked } => write!(f, "it pays at most {offered} units, we ask {asked}"),
+            Self::RisesTooLate { pays_at, claim_by } => write!(f, "its price reaches ours at {pays_at}, after the last second to claim, {claim_by}"),
+            Self::ClaimTimeOver { claim_by } => write!(f, "the time to claim it ended at {claim_by}"),
+            Self::InputTooLong { ids, limit } => write!(f, "its input has {ids} ids, more than the {limit} that are taken here"),
+            Self::InputUnavailable { fault } => write!(f, "its input cannot be had: {fault}"),
+            Self::TooSlow { needed_secs, given_secs } => write!(f, "it needs {needed_secs} s here, with margin and jobs in hand, and gives {given_secs} s"),
+            Self::StakeTooLow { free, lock } => write!(f, "free stake {free} is less than the lock {lock}: stake more"),
+            Self::GasTooLow => f.write_str("the operator's gas balance is below the reserve: fund it"),
+            Self::Busy { jobs } => write!(f, "{jobs} jobs are in hand, as many as may be"),
+            Self::NotOperator => f.write_str("the operator key is not the one that the provider has registered"),
+            Self::ClaimReverted { fault } => write!(f, "the contract refused the claim: {fault}"),
+        }
+    }
+}
+
+/// Takes the decision. Cheap questions first; the input is only fetched for a job that would be taken if it were there.
+pub(crate) fn decide(q: &Question<'_>) -> Decision {
+    match judge(q) {
+        Ok(decision) => decision,
+        Err(refusal) => Decision::Refuse(refusal),
+    }
+}
+
+fn judge(q: &Question<'_>) -> Result<Decision, Refusal> {
+    let spec = q.spec;
+    spec.validate().map_err(|fault| Refusal::Malformed { fault: fault.to_string() })?;
+    if spec.designated != Address::ZERO && spec.designated != q.provider {
+        return Err(Refusal::Designated { provider: spec.designated });
+    }
+    match q.model {
+        ModelState::Unregistered => return Err(Refusal::ModelUnregistered),
+        ModelState::NotHeld => return Err(Refusal::ModelNotHeld),
+        ModelState::Ready { kind } if kind != spec.kind => return Err(Refusal::KindNotOfModel),
+        ModelState::Ready { .. } => {}
+    }
+    if spec.input_len > q.max_input_len {
+        return Err(Refusal::InputTooLong { ids: spec.input_len, limit: q.max_input_len });
+    }
+    if q.now > spec.claim_by {
+        return Err(Refusal::ClaimTimeOver { claim_by: spec.claim_by });
+    }
+    let pays_at = earliest_paying_second(spec, q.posted_at, &q.prices.ok_or(Refusal::NoPrice)?)?;
+    if pays_at > spec.claim_by {
+        return Err(Refusal::RisesTooLate { pays_at, claim_by: spec.claim_by });
+    }
+    let given_secs = u64::from(spec.deliver_within);
+    // A lower bound before the input is known: each id costs something, and the margin is needed in any case.
+    let work = match q.input {
+        InputState::Unknown => spec.input_len,
+        InputState::Checked { work } => work,
+    };
+    let alone_secs = seconds(work, q.speed).saturating_add(q.margin_secs);
+    if alone_secs > given_secs {
+        return Err(Refusal::TooSlow { needed_secs: alone_secs, given_secs });
+    }
+    if q.now < pays_at {
+        return Ok(Decision::WaitUntil(pays_at));
+    }
+    if !q.is_operator {
+        return Ok(Decision::Hold(Refusal::NotOperator));
+    }
+    let lock = spec.lock(q.parameters).map_err(|fault| Refusal::Malformed { fault: fault.to_string() })?;
+    if q.free_stake < lock {
+        return Ok(Decision::Hold(Refusal::StakeTooLow { free: q.free_stake, lock }));
+    }
+    if !q.has_gas {
+        return Ok(Decision::Hold(Refusal::GasTooLow));
+    }
+    if q.jobs_in_hand >= q.max_jobs {
+        return Ok(Decision::Hold(Refusal::Busy { jobs: q.jobs_in_hand }));
+    }
+    let needed_secs = seconds(q.backlog.saturating_add(work), q.speed).saturating_add(q.margin_secs);
+    if needed_secs > given_secs {
+        return Ok(Decision::Hold(Refusal::TooSlow { needed_secs, given_secs }));
+    }
+    Ok(match q.input {
+        InputState::Unknown => Decision::FetchInput,
+        InputState::Checked { .. } => Decision::Claim,
+    })
+}
+
+/// Seconds for this much work, rounded up.
+fn seconds(work: u64, speed: u64) -> u64 {
+    work.div_ceil(speed.max(1))
+}
+
+/// The first second in which a claim fixes a price that is at least ours, whatever length the output will have.
+///
+/// The price is what the client pays: the publisher's royalty comes out of it, so a price list must cover it. Both are linear in the output's length, so
+/// a price that suffices for none and for the most suffices for every length between.
+///
+/// # Errors
+/// [`Refusal::PriceTooLow`] where even the maximum is below our price.
+pub(crate) fn earliest_paying_second(spec: &JobSpec, posted_at: u64, prices: &Prices) -> Result<u64, Refusal> {
+    let malformed = |fault: SpecError| Refusal::Malformed { fault: fault.to_string() };
+    // Our own price in the words of a job, so that one formula serves both sides.
+    let ours = JobSpec {
+        base_price: prices.base,
+        input_price: prices.input,
+        output_price: prices.output,
+        item_price: prices.item,
+        ..spec.clone()
+    };
+    let most_output = u64::from(spec.max_output) * u64::from(spec.output_count());
+    let mut pays_at = posted_at;
+    for output_len in [0, most_output] {
+        // A price of ours past 96 bits is more than any job can pay.
+        let asked = ours.fee(output_len, 10_000).unwrap_or(Amount::from_units(u128::MAX));
+        let offered = spec.fee(output_len, 10_000).map_err(malformed)?;
+        if offered < asked {
+            return Err(Refusal::PriceTooLow { offered, asked });
+        }
+        // INVARIANT: the price never falls, so the seconds that pay are an interval that ends at infinity.
+        let pays = |second: u64| spec.fee(output_len, spec.price_bps(posted_at, second)).map(|fee| fee >= asked).map_err(malformed);
+        let (mut low, mut high) = (posted_at, posted_at.saturating_add(spec.ramp_secs.into()));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if pays(middle)? {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        pays_at = pays_at.max(low);
+    }
+    Ok(pays_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use quern_types::{B256, ContentCodec, ContentId, ModelId};
+
+    use super::*;
+
+    fn spec() -> JobSpec {
+        JobSpec {
+            client: Address::repeat_byte(1),
+            model_id: ModelId(B256::repeat_byte(2)),
+            kind: JobKind::Embed,
+            item_count: 3,
+            samples_per_item: 1,
+            input_root: B256::repeat_byte(3),
+            input_len: 40,
+            max_output: 0,
+            stop_ids: [0; 8],
+            temperature: 0,
+            min_p: 0,
+            seed: B256::ZERO,
+            base_price: Amount::from_units(1_000),
+            input_price: Amount::from_units(20),
+            output_price: Amount::ZERO,
+            item_price: Amount::from_units(100),
+            ramp_floor_bps: 5_000,
+            ramp_secs: 100,
+            claim_by: 2_000,
+            deliver_within: 60,
+            designated: Address::ZERO,
+            input: ContentId { codec: ContentCodec::Raw, digest: B256::repeat_byte(4) },
+            salt: B256::repeat_byte(5),
+        }
+    }
+
+    const PARAMETERS: JobParameters =
+        JobParameters { challenge_window_secs: 10, min_lock: Amount::from_units(500), lock_factor_bps: 20_000, penalty_bps: 1_000 };
+
+    fn question(spec: &JobSpec) -> Question<'_> {
+        Question {
+            spec,
+            posted_at: 1_000,
+            now: 1_200,
+            provider: Address::repeat_byte(7),
+            is_operator: true,
+            model: ModelState::Ready { kind: JobKind::Embed },
+            prices: Some(Prices { base: Amount::from_units(1_000), ..Prices::default() }),
+            parameters: &PARAMETERS,
+            free_stake: Amount::from_units(4_200),
+            has_gas: true,
+            jobs_in_hand: 0,
+            max_jobs: 4,
+            max_input_len: 1_000_000,
+            input: InputState::Checked { work: 1_000 },
+            backlog: 0,
+            speed: 100,
+            margin_secs: 20,
+        }
+    }
+
+    #[test]
+    fn each_rule_refuses_by_its_own_reason() {
+        let base = spec();
+        assert_eq!(decide(&question(&base)), Decision::Claim);
+        assert_eq!(decide(&Question { input: InputState::Unknown, ..question(&base) }), Decision::FetchInput);
+
+        let other = Address::repeat_byte(9);
+        let designated = JobSpec { designated: other, ..spec() };
+        let for_us = JobSpec { designated: Address::repeat_byte(7), ..spec() };
+        let malformed = JobSpec { item_count: 0, ..spec() };
+        let late = JobSpec { claim_by: 1_010, ramp_secs: 1_000, ramp_floor_bps: 1, ..spec() };
+        assert_eq!(decide(&question(&for_us)), Decision::Claim);
+        let refusals: [(Question<'_>, Refusal); 10] = [
+            (question(&designated), Refusal::Designated { provider: other }),
+            (
+                question(&malformed),
+                Refusal::Malformed { fault: "job field itemCount is 0, must be 1 to 65,536".into() },
+            ),
+            (Question { model: ModelState::Unregistered, ..question(&base) }, Refusal::ModelUnregistered),
+            (Question { model: ModelState::NotHeld, ..question(&base) }, Refusal::ModelNotHeld),
+            (Question { model: ModelState::Ready { kind: JobKind::Generate }, ..question(&base) }, Refusal::KindNotOfModel),
+            (Question { prices: None, ..question(&base) }, Refusal::NoPrice),
+            (Question { max_input_len: 39, ..question(&base) }, Refusal::InputTooLong { ids: 40, limit: 39 }),
+            (Question { now: 2_001, ..question(&base) }, Refusal::ClaimTimeOver { claim_by: 2_000 }),
+            (Question { now: 1_005, ..question(&late) }, Refusal::RisesTooLate { pays_at: 1_477, claim_by: 1_010 }),
+            (Question { speed: 24, ..question(&base) }, Refusal::TooSlow { needed_secs: 62, given_secs: 60 }),
+        ];
+        for (question, refusal) in refusals {
+            assert_eq!(decide(&question), Decision::Refuse(refusal));
+        }
+        let dear = Prices { item: Amount::from_units(701), ..Prices::default() };
+        assert_eq!(
+            decide(&Question { prices: Some(dear), ..question(&base) }),
+            Decision::Refuse(Refusal::PriceTooLow { offered: Amount::from_units(2_100), asked: Amount::from_units(2_103) })
+        );
+
+        let holds: [(Question<'_>, Refusal); 5] = [
+            (Question { is_operator: false, ..question(&base) }, Refusal::NotOperator),
+            (
+                Question { free_stake: Amount::from_units(4_199), ..question(&base) },
+                Refusal::StakeTooLow { free: Amount::from_units(4_199), lock: Amount::from_units(4_200) },
+            ),
+            (Question { has_gas: false, ..question(&base) }, Refusal::GasTooLow),
+            (Question { jobs_in_hand: 4, ..question(&base) }, Refusal::Busy { jobs: 4 }),
+            (Question { backlog: 3_001, ..question(&base) }, Refusal::TooSlow { needed_secs: 61, given_secs: 60 }),
+        ];
+        for (question, refusal) in holds {
+            assert_eq!(decide(&question), Decision::Hold(refusal));
+        }
+    }
+
+    #[test]
+    fn waits_for_the_second_that_pays_and_not_longer() {
+        let base = spec();
+        // 2,100 units at most, half at first: 1,575 is 75 %, reached after 50 of 100 seconds.
+        let prices = Some(Prices { base: Amount::from_units(1_575), ..Prices::default() });
+        assert_eq!(decide(&Question { now: 1_049, prices, ..question(&base) }), Decision::WaitUntil(1_050));
+        assert_eq!(decide(&Question { now: 1_050, prices, ..question(&base) }), Decision::Claim);
+        let exact = Some(Prices { base: Amount::from_units(2_100), ..Prices::default() });
+        assert_eq!(decide(&Question { now: 1_099, prices: exact, ..question(&base) }), Decision::WaitUntil(1_100));
+    }
+
+    #[test]
+    fn time_that_just_suffices_is_enough() {
+        let base = spec();
+        assert_eq!(decide(&Question { speed: 25, ..question(&base) }), Decision::Claim);
+    }
+
+    proptest! {
+        #[test]
+        fn earliest_second_pays_and_the_one_before_does_not(
+            floor in 1u16..=10_000, ramp in 0u32..5_000, ask in 0u128..3_000, per_output in 0u128..50, most in 0u32..100,
+        ) {
+            let spec = JobSpec {
+                kind: if most == 0 { JobKind::Embed } else { JobKind::Generate },
+                max_output: most,
+                output_price: Amount::from_units(25),
+                ramp_floor_bps: floor,
+                ramp_secs: ramp,
+                ..spec()
+            };
+            let prices = Prices { base: Amount::from_units(ask), output: Amount::from_units(per_output), ..Prices::default() };
+            let asked = |out: u64| ask + per_output * u128::from(out);
+            let outputs: Vec<u64> = (0..=u64::from(most) * 3).collect();
+            let pays = |second| outputs.iter().all(|&out| {
+                spec.fee(out, spec.price_bps(1_000, second)).expect("fits").units() >= asked(out)
+            });
+            match earliest_paying_second(&spec, 1_000, &prices) {
+                Ok(second) => {
+                    prop_assert!(pays(second));
+                    prop_assert!(second == 1_000 || !pays(second - 1));
+                }
+                Err(Refusal::PriceTooLow { .. }) => prop_assert!(!pays(u64::MAX)),
+                Err(other) => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The hands of a real worker: journal, chain, stores, computing thread.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use quern_bindings::abi::JobMarket;
+use quern_chain::sender::{Call, Outcome, TxSender};
+use quern_commit::work::work_digest;
+use quern_db::{
+    Journal,
+    journal::{JobEntry, Step},
+};
+use quern_store::dag;
+use quern_types::{Address, Domain, EnergyMethod, Head, JobId, JobParameters, JobSpec, ModelId, Receipt, SignedReceipt};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config, Error, Result,
+    complete::CompletionRequest,
+    compute::{Computer, item_work},
+    content::{Content, InputFault},
+    drive::{Entry, FACT_RECEIPT, FACT_WORK, Hands, Intention, Output, Sent, Work},
+    fault::{When, crash_at},
+    life::Seen,
+    models::{Held, Models},
+    watch::Watch,
+};
+
+/// Note of a job in the journal whose content was given up.
+pub(crate) const RELEASED: &str = "released";
+/// Longest wait for news that a look at the clock may need.
+const TICK: Duration = Duration::from_secs(1);
+/// Longest wait for news where only the chain has any.
+const LONG_TICK: Duration = Duration::from_secs(5);
+/// Looks for a block before it is given up: then the chain has gone another way.
+const REACH_TICKS: u32 = 60;
+
+/// Everything that the tasks of a worker share.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) config: Config,
+    pub(crate) domain: Domain,
+    pub(crate) parameters: JobParameters,
+    pub(crate) watch: Watch,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) sender: Arc<TxSender>,
+    pub(crate) content: Content,
+    pub(crate) computer: Computer,
+    pub(crate) models: Mutex<Models>,
+    pub(crate) completions: mpsc::Sender<CompletionRequest>,
+    pub(crate) stop: CancellationToken,
+    /// What the figures for energy are.
+    pub(crate) energy_method: EnergyMethod,
+    /// Multiply-adds of the jobs in hand, until they are computed.
+    pub(crate) backlog: Mutex<HashMap<JobId, u64>>,
+}
+
+impl Desk {
+    pub(crate) fn market(&self) -> Address {
+        self.domain.market
+    }
+
+    /// The model of a job, where we hold it.
+    pub(crate) fn held(&self, model: ModelId) -> Option<Held> {
+        let package = self.watch.view().model(model)?.package;
+        self.models.lock().unwrap_or_else(PoisonError::into_inner).get(package).cloned()
+    }
+
+    pub(crate) fn backlog(&self) -> u64 {
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
+    pub(crate) fn set_backlog(&self, job: JobId, work: Option<u64>) {
+        let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
+        match work {
+            Some(work) => backlog.insert(job, work),
+            None => backlog.remove(&job),
+        };
+    }
+
+    /// Does the work, unless the worker is told to stop before it is done.
+    pub(crate) async fn until_stopped<T>(&self, work: impl Future<Output = T> + Send) -> Result<T> {
+        tokio::select! {
+            () = self.stop.cancelled() => Err(Error::Stopping),
+            done = work => Ok(done),
+        }
+    }
+
+    fn call(&self, job: JobId, spec: &JobSpec, intention: &Intention) -> Result<Call> {
+        let convert = |error: quern_bindings::ConvertError| Error::Rejected { job, intention: intention.name().into(), revert: error.to_string() };
+        let spec = JobMarket::JobSpec::try_from(spec).map_err(convert)?;
+        Ok(match intention {
+            Intention::Claim => Call::new(self.market(), &JobMarket::claimCall { spec, provider: self.config.provider }),
+            Intention::Submit(signed) => {
+                let receipt = JobMarket::Receipt::from(&signed.receipt);
+                Call::new(self.market(), &JobMarket::submitCall { spec, receipt, signature: signed.signature.clone().into() })
+            }
+        })
+    }
+
+    /// Whether work on a job still makes sense.
+    fn is_wanted(&self, job: JobId) -> bool {
+        let seen = self.watch.view().seen(job).0;
+        matches!(seen, Seen::Claimed { ours: true, deadline } if self.watch.now() <= deadline)
+    }
+}
+
+/// Reads a fact of the journal that was written as JSON.
+pub(crate) async fn read_fact<T: serde::de::DeserializeOwned>(journal: &Journal, job: JobId, fact: &'static str) -> Result<Option<T>> {
+    match journal.fact(job, fact).await? {
+        None => Ok(None),
+        Some(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Fact { job, fact, fault: error.to_string() }),
+    }
+}
+
+#[async_trait]
+impl Hands for Desk {
+    async fn entry(&self, job: JobId) -> Result<Entry> {
+        let JobEntry { step, spec, .. } = self.journal.job(job).await?.ok_or(quern_db::Error::UnknownJob { job })?;
+        let work = read_fact(&self.journal, job, FACT_WORK).await?;
+        let receipt = read_fact(&self.journal, job, FACT_RECEIPT).await?;
+        Ok(Entry { step, spec, work, receipt })
+    }
+
+    async fn advance(&self, job: JobId, from: Step, to: Step, note: &str, fact: Option<(&'static str, Vec<u8>)>) -> Result<()> {
+        crash_at(self.config.crash, When::Before, to);
+        let facts: Vec<(&str, &[u8])> = fact.iter().map(|(name, value)| (*name, value.as_slice())).collect();
+        self.journal.advance(job, from, to, note, &facts).await?;
+        crash_at(self.config.crash, When::After, to);
+        tracing::info!(%job, state = to.name(), was = from.name(), note, "job.step");
+        if to.is_closed() {
+            self.set_backlog(job, None);
+            metrics::counter!("quern_worker_jobs_total", "outcome" => to.name()).increment(1);
+        }
+        Ok(())
+    }
+
+    fn look(&self, job: JobId, spec: &JobSpec) -> (Seen, bool) {
+        let view = self.watch.view();
+        match view.seen(job) {
+            (Seen::Absent, _) => (Seen::Absent, view.heads().is_some_and(|heads| heads.finalized.timestamp > spec.claim_by)),
+            seen => seen,
+        }
+    }
+
+    fn receipt(&self, job: JobId) -> Option<Receipt> {
+        self.watch.view().job(job).and_then(|job| job.receipt.as_deref().copied())
+    }
+
+    fn now(&self) -> u64 {
+        self.watch.now()
+    }
+
+    async fn pause(&self, until: Option<u64>) -> Result<()> {
+        let longest = if until.is_some() { TICK } else { LONG_TICK };
+        self.until_stopped(self.watch.change(longest)).await
+    }
+
+    async fn reach(&self, block: u64) -> Result<()> {
+        for _ in 0..REACH_TICKS {
+            if self.watch.view().latest().is_some_and(|latest| latest.number >= block) {
+                return Ok(());
+            }
+            self.until_stopped(self.watch.change(TICK)).await?;
+        }
+        tracing::warn!(block, "chain.block_not_seen");
+        Ok(())
+    }
+
+    async fn send(&self, job: JobId, spec: &JobSpec, intention: &Intention, round: u32) -> Result<Sent> {
+        let key = format!("{}/{job}/{round}", intention.name());
+        let call = self.call(job, spec, intention)?;
+        let outcome = self.until_stopped(self.sender.send(&key, &call, Head::Latest)).await??;
+        Ok(match outcome {
+            Outcome::Done(receipt) => {
+                tracing::info!(%job, tx = %receipt.tx_hash, block = receipt.block.number, gas = receipt.gas_used, intention = intention.name(), "tx.done");
+                metrics::histogram!("quern_worker_gas", "call" => intention.name()).record(receipt.gas_used as f64);
+                Sent::Done(receipt.block.number)
+            }
+            Outcome::Reverted { receipt, revert } => Sent::Reverted(receipt.block.number, revert.to_string()),
+            Outcome::Refused { revert } => Sent::Refused(revert.to_string()),
+        })
+    }
+
+    async fn complete(&self, job: JobId, spec: &JobSpec, receipt: &Receipt) -> Result<u64> {
+        let (reply, answer) = oneshot::channel();
+        let request = CompletionRequest { job, spec: spec.clone(), receipt: *receipt, reply };
+        self.until_stopped(self.completions.send(request)).await?.map_err(|_| Error::Stopping)?;
+        self.until_stopped(answer).await?.map_err(|_| Error::Stopping)?
+    }
+
+    async fn fetch(&self, job: JobId, spec: &JobSpec) -> Result<Vec<Vec<u32>>> {
+        match self.until_stopped(self.content.input(spec)).await? {
+            Ok(items) => Ok(items),
+            Err(InputFault::Store(error)) => Err(error.into()),
+            Err(InputFault::Blob(error)) => Err(Error::Content { job, what: "the input", fault: error.to_string() }),
+        }
+    }
+
+    async fn compute(&self, job: JobId, spec: &JobSpec, items: Vec<Vec<u32>>) -> Result<Option<Output>> {
+        let Some(held) = self.held(spec.model_id) else {
+            return Err(Error::Content { job, what: "the model", fault: "its package is not held any more: name it with --package again".into() });
+        };
+        let work: u64 = items.iter().map(|item| item_work(held.encoder.header(), item.len())).sum();
+        self.set_backlog(job, Some(work));
+        let wanted = Arc::new(AtomicBool::new(true));
+        let computing = self.computer.compute(held.encoder.clone(), items, wanted.clone());
+        tokio::pin!(computing);
+        let computed = loop {
+            tokio::select! {
+                computed = &mut computing => break computed?,
+                () = self.watch.change(TICK) => {
+                    if !self.is_wanted(job) {
+                        wanted.store(false, Ordering::Relaxed);
+                    }
+                }
+                () = self.stop.cancelled() => {
+                    wanted.store(false, Ordering::Relaxed);
+                    return Err(Error::Stopping);
+                }
+            }
+        };
+        self.set_backlog(job, None);
+        let Some(computed) = computed else { return Ok(None) };
+        if let Some(package) = self.watch.view().model(spec.model_id).map(|model| model.package)
+            && let Some(held) = self.models.lock().unwrap_or_else(PoisonError::into_inner).get_mut(package)
+        {
+            held.speed.learn(computed.work, computed.took);
+        }
+        metrics::histogram!("quern_worker_compute_seconds").record(computed.took.as_secs_f64());
+        metrics::counter!("quern_worker_energy_millijoules_total").increment(computed.energy.millijoules);
+        let output = dag::content_id(&computed.blob)?;
+        let work = Work {
+            output_root: computed.output_root,
+            output_len: computed.output_len,
+            work_root: computed.work_root,
+            energy: computed.energy,
+            output,
+        };
+        tracing::info!(%job, elapsed_ms = computed.took.as_millis() as u64, millijoules = work.energy.millijoules, items = spec.item_count, "job.computed");
+        Ok(Some(Output { work, blob: computed.blob }))
+    }
+
+    async fn store(&self, job: JobId, output: &Output) -> Result<()> {
+        let id = self.content.keep(&output.blob).await?;
+        if id == output.work.output { Ok(()) } else { Err(Error::Content { job, what: "the output", fault: format!("it was stored as {id}") }) }
+    }
+
+    fn sign(&self, job: JobId, work: &Work) -> SignedReceipt {
+        let provider = self.config.provider;
+        let receipt = Receipt {
+            job_id: job,
+            provider,
+            output_root: work.output_root,
+            output_len: work.output_len,
+            output: work.output,
+            work_digest: work_digest(&work.work_root, provider, job),
+            energy_millijoules: work.energy.millijoules,
+            energy_method: work.energy.method,
+        };
+        SignedReceipt { receipt, signature: self.config.operator.sign_digest(receipt.digest(&self.domain)).to_vec() }
+    }
+
+    async fn forget(&self, job: JobId, entry: &Entry) -> Result<()> {
+        if !self.config.keep_content {
+            let mut contents = vec![entry.spec.input];
+            contents.extend(entry.work.as_ref().map(|work| work.output));
+            // Two jobs may have one input, and then one output.
+            for other in self.journal.jobs().await? {
+                if other.job == job || other.note == RELEASED || contents.is_empty() {
+                    continue;
+                }
+                let work: Option<Work> = read_fact(&self.journal, other.job, FACT_WORK).await?;
+                contents.retain(|id| *id != other.spec.input && work.as_ref().is_none_or(|work| work.output != *id));
+            }
+            for id in contents {
+                self.content.release(id).await?;
+            }
+        }
+        self.journal.advance(job, entry.step, entry.step, RELEASED, &[]).await?;
+        self.watch.edit(|view| view.release(job));
+        tracing::debug!(%job, "job.released");
+        Ok(())
+    }
+}
