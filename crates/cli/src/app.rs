@@ -57,11 +57,48 @@ pub enum Command {
     /// Make, list and bring keys (encrypted files)
     #[command(subcommand)]
     Key(commands::key::Command),
-    /// Make, look at, check and run model packages; local, no chain
+    /// Buy the embeddings of a text
+    Embed(Box<commands::embed::Args>),
+    /// See what became of jobs; get results, refunds and change
+    #[command(subcommand)]
+    Job(commands::job::Command),
+    /// Make, check and run model packages on this machine; register them on the chain
     #[command(subcommand)]
     Model(commands::model::Command),
+    /// Show, bring, take out and send money
+    #[command(subcommand)]
+    Wallet(commands::wallet::Command),
+    /// Stake, name an operator key, list prices; see who provides
+    #[command(subcommand)]
+    Provider(commands::provider::Command),
+    /// Serve jobs as a provider
+    #[command(subcommand)]
+    Worker(commands::worker::Command),
+    /// Keep, fetch and serve content by its hash
+    #[command(subcommand)]
+    Store(commands::store::Command),
+    /// Serve the market's history over HTTP
+    #[command(subcommand)]
+    Indexer(commands::indexer::Command),
+    /// Check the whole ledger, or recompute a job to the bit
+    #[command(subcommand)]
+    Audit(commands::audit::Command),
     /// Print a completion script for a shell
     Completions(commands::completions::Args),
+}
+
+impl Command {
+    /// The log where none is asked for: processes that run for days tell what they do, commands that print a result do not.
+    fn default_log(&self) -> Option<&'static str> {
+        let runs_for_days = matches!(
+            self,
+            Self::Worker(commands::worker::Command::Run(_))
+                | Self::Indexer(commands::indexer::Command::Run(_))
+                | Self::Store(commands::store::Command::Serve { .. })
+        );
+        // What the sender of transactions finds on its way is no news to somebody who waits for the outcome.
+        if runs_for_days { None } else { Some("warn,quern_chain::sender=error") }
+    }
 }
 
 /// What a command has at hand.
@@ -95,7 +132,7 @@ pub fn run() -> ExitCode {
 
 fn execute(cli: Cli, out: Output) -> anyhow::Result<()> {
     let config = Config::load(&cli.global)?;
-    start_log(&config)?;
+    start_log(&config, cli.command.default_log())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let cancel = CancellationToken::new();
     let context = Context { config, out, cancel: cancel.clone() };
@@ -111,10 +148,18 @@ fn execute(cli: Cli, out: Output) -> anyhow::Result<()> {
 
 async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
     match command {
+        Command::Embed(args) => commands::embed::run(context, &args).await,
+        Command::Job(command) => commands::job::run(context, command).await,
+        Command::Model(command) => commands::model::run(context, &command).await,
         Command::Init(args) => commands::init::run(context, &args),
         Command::Config(command) => commands::config::run(context, &command),
         Command::Key(command) => commands::key::run(context, command),
-        Command::Model(command) => commands::model::run(context, &command),
+        Command::Wallet(command) => commands::wallet::run(context, command).await,
+        Command::Provider(command) => commands::provider::run(context, command).await,
+        Command::Worker(command) => commands::worker::run(context, command).await,
+        Command::Store(command) => commands::store::run(context, command).await,
+        Command::Indexer(command) => commands::indexer::run(context, command).await,
+        Command::Audit(command) => commands::audit::run(context, command).await,
         Command::Completions(args) => commands::completions::run(&args),
     }
 }
@@ -143,13 +188,17 @@ async fn stop_signal() -> std::io::Result<()> {
     tokio::signal::ctrl_c().await
 }
 
-fn start_log(config: &Config) -> Result<(), Failure> {
+fn start_log(config: &Config, default: Option<&str>) -> Result<(), Failure> {
     use std::io::IsTerminal as _;
     let format = match &config.log_format {
         Some(text) => text.parse::<LogFormat>(),
         None => Ok(LogFormat::default()),
     };
-    let options = format.map(|format| LogOptions { format, filter: config.log.clone(), colour: std::io::stderr().is_terminal() });
+    let options = format.map(|format| LogOptions {
+        format,
+        filter: config.log.clone().or_else(|| default.map(Into::into)),
+        colour: std::io::stderr().is_terminal(),
+    });
     options.and_then(|options| log::start(&options)).map_err(|error| Failure::usage(error.to_string(), "check --log and --log-format"))
 }
 

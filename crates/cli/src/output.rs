@@ -39,6 +39,18 @@ impl Output {
         write_all(&format!("{}\n", text.trim_end_matches('\n')))
     }
 
+    /// Copies content as it is.
+    ///
+    /// # Errors
+    /// It cannot be read, or standard output cannot be written.
+    pub fn bytes(self, content: &mut dyn io::Read) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        match io::copy(content, &mut stdout).and_then(|_| stdout.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(format!("cannot write the content: {error}"), "")),
+            _ => Ok(()),
+        }
+    }
+
     /// A remark for a person, on standard error. Nothing where the output is JSON.
     pub fn note(self, text: &str) {
         if !self.json {
@@ -105,6 +117,11 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut lines = vec![line(&mut header.iter().copied())];
     lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
     lines.join("\n")
+}
+
+/// A number of things: `1 job`, `2 jobs`.
+pub fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

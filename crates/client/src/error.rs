@@ -81,12 +81,6 @@ pub enum ClientError {
         /// The run.
         run: B256,
     },
-    /// Another process sends transactions for the account.
-    #[error("another quern process sends transactions for this account (lock in {}): wait until it is done, or use another key", dir.display())]
-    AccountBusy {
-        /// The journal.
-        dir: PathBuf,
-    },
     /// The chain, or the way to it.
     #[error(transparent)]
     Chain(#[from] quern_chain::Error),
@@ -96,6 +90,9 @@ pub enum ClientError {
     /// The content store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The model package.
+    #[error(transparent)]
+    Model(#[from] quern_model::ModelError),
     /// The caller asked to stop.
     #[error("stopped; what was posted stays posted: `quern job resume` goes on, `quern job cancel` takes unclaimed jobs back")]
     Interrupted,

@@ -1,13 +1,21 @@
 //! The transaction sender's memory as files: one per intention, beside the runs that they belong to.
 //!
-//! One process at a time sends for an account: [`FileJournal::open`] takes a lock that the system gives back when the process ends, however it ends.
-//! Other programs may use the account between our commands (a wallet, say): [`FileJournal::allow_foreign`] says up to which nonce they have.
+//! Several processes may send for an account at once (one embeds, another cancels): each reads what is on the disk, and changes it, under a lock that the
+//! system gives back when the process ends, however it ends. What they do with it does not collide: the chain takes one transaction per nonce, no two
+//! intentions share one, and to broadcast a transaction twice is harmless. Other programs may use the account too (a wallet, say):
+//! [`FileJournal::allow_foreign`] says up to which nonce they have.
+//!
+//! ```text
+//! DIR/<hash of the key>.json        an intention that is not final
+//! DIR/final/<hash of the key>.json  one that is
+//! DIR/next.json                     the next nonce
+//! DIR/lock
+//! ```
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use alloy_primitives::Bytes;
@@ -24,107 +32,153 @@ use crate::{
     journal::{names, read_json, write_json},
 };
 
-/// Intents as files. Holds the account's lock for as long as it lives.
+/// Intents of one account on one chain, as files.
 #[derive(Debug)]
 pub struct FileJournal {
     dir: PathBuf,
-    rows: Mutex<Rows>,
-    /// Locked; closing it unlocks.
-    _lock: fs::File,
+    /// Nonces below this belong to somebody, even where no file says to whom.
+    taken_below: AtomicU64,
 }
 
-#[derive(Debug, Default)]
-struct Rows {
-    by_key: BTreeMap<String, Intent>,
-    /// Nonces below this belong to somebody, even where no row says to whom.
-    taken_below: u64,
+/// The account and its next nonce.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NextNonce {
+    account: Address,
+    nonce: u64,
 }
 
 impl FileJournal {
-    /// Opens the journal in `dir`, which need not exist yet. One directory serves one account on one chain.
+    /// Opens the journal in `dir`, which need not exist yet. Reads all of it once, so that damage is told before anything is sent.
     ///
     /// # Errors
-    /// [`ClientError::AccountBusy`] where another process sends for this account; a file that cannot be read or is damaged.
+    /// A file that cannot be read or is damaged.
     pub fn open(dir: &Path) -> Result<Self, ClientError> {
-        let failed = |source| ClientError::Journal { action: "open", path: dir.to_owned(), source };
-        fs::create_dir_all(dir).map_err(failed)?;
-        let lock = fs::File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(ClientError::AccountBusy { dir: dir.to_owned() }),
-            Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
-        }
-        let mut rows = Rows::default();
-        for name in names(dir)?.into_iter().filter(|name| name.ends_with(".json")) {
-            let path = dir.join(name);
-            let damaged = |reason: String| ClientError::JournalDamaged { path: path.clone(), reason };
-            let Some(row) = read_json::<Row>(&path)? else { continue };
-            let intent = row.into_intent().map_err(damaged)?;
-            rows.by_key.insert(intent.what.key.clone(), intent);
-        }
-        Ok(Self { dir: dir.to_owned(), rows: Mutex::new(rows), _lock: lock })
+        fs::create_dir_all(dir).map_err(|source| ClientError::Journal { action: "open", path: dir.to_owned(), source })?;
+        let journal = Self { dir: dir.to_owned(), taken_below: AtomicU64::new(0) };
+        journal.locked(|| journal.open_rows())?;
+        Ok(journal)
     }
 
     /// Nonces below the chain's own count are used, whoever used them. Say it before sending; where other programs use the account too, our next
     /// transaction then follows theirs.
     pub fn allow_foreign(&self, chain_count: u64) {
-        let mut rows = self.rows();
-        rows.taken_below = rows.taken_below.max(chain_count);
+        self.taken_below.fetch_max(chain_count, Ordering::Relaxed);
     }
 
-    fn rows(&self) -> MutexGuard<'_, Rows> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Runs a short piece of work while no other process touches the files.
+    fn locked<T>(&self, work: impl FnOnce() -> Result<T, ClientError>) -> Result<T, ClientError> {
+        let path = self.dir.join("lock");
+        let failed = |source: io::Error| ClientError::Journal { action: "lock", path: path.clone(), source };
+        let lock = fs::File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        // Closing the file unlocks it.
+        work()
     }
 
-    fn write(&self, intent: &Intent) -> Result<(), JournalError> {
+    fn path(&self, key: &str) -> PathBuf {
         // A key may hold any character; its hash is a file name.
-        let name = keccak256(&intent.what.key);
-        write_json(&self.dir.join(format!("{name:#x}.json")), &Row::from(intent)).map_err(|error| JournalError::Storage(Box::new(error)))
+        self.dir.join(format!("{:#x}.json", keccak256(key)))
     }
 
-    /// Writes the changed intent to the disk before it is believed.
-    fn change(&self, key: &str, change: impl FnOnce(&mut Intent)) -> Result<(), JournalError> {
-        let mut rows = self.rows();
-        let row = rows.by_key.get_mut(key).ok_or_else(|| JournalError::Missing { key: key.into() })?;
-        let mut changed = row.clone();
-        change(&mut changed);
-        self.write(&changed)?;
-        *row = changed;
-        Ok(())
+    fn final_path(&self, key: &str) -> PathBuf {
+        self.dir.join("final").join(format!("{:#x}.json", keccak256(key)))
     }
+
+    fn row(path: &Path) -> Result<Option<Intent>, ClientError> {
+        let damaged = |reason: String| ClientError::JournalDamaged { path: path.to_owned(), reason };
+        read_json::<Row>(path)?.map(|row| row.into_intent().map_err(damaged)).transpose()
+    }
+
+    fn find(&self, key: &str) -> Result<Option<Intent>, ClientError> {
+        match Self::row(&self.path(key))? {
+            Some(intent) => Ok(Some(intent)),
+            None => Self::row(&self.final_path(key)),
+        }
+    }
+
+    /// Every intent that is not final, by nonce.
+    fn open_rows(&self) -> Result<Vec<Intent>, ClientError> {
+        let mut rows = Vec::new();
+        for name in names(&self.dir)?.iter().filter(|name| name.starts_with("0x") && name.ends_with(".json")) {
+            rows.extend(Self::row(&self.dir.join(name))?);
+        }
+        rows.retain(|intent| intent.status != IntentStatus::Final);
+        rows.sort_by_key(|intent| intent.nonce);
+        Ok(rows)
+    }
+
+    fn next(&self, account: Address) -> Result<Option<u64>, ClientError> {
+        let path = self.dir.join("next.json");
+        match read_json::<NextNonce>(&path)? {
+            Some(next) if next.account != account => {
+                Err(ClientError::JournalDamaged { path, reason: format!("it belongs to account {}, not {account}", next.account) })
+            }
+            next => {
+                let highest = self.open_rows()?.last().map(|intent| intent.nonce.saturating_add(1));
+                Ok(next.map(|next| next.nonce).max(highest))
+            }
+        }
+    }
+
+    fn change(&self, key: &str, change: impl FnOnce(&mut Intent)) -> Result<(), JournalError> {
+        let changed = self.locked(|| {
+            let path = self.path(key);
+            let Some(mut intent) = Self::row(&path)? else { return Ok(Self::row(&self.final_path(key))?.is_some()) };
+            change(&mut intent);
+            let row = Row::from(&intent);
+            if intent.status == IntentStatus::Final {
+                // The copy first: between the two writes there is one too many, never none.
+                write_json(&self.final_path(key), &row)?;
+                fs::remove_file(&path).map_err(|source| ClientError::Journal { action: "remove", path, source })?;
+            } else {
+                write_json(&path, &row)?;
+            }
+            Ok(true)
+        });
+        match changed.map_err(storage)? {
+            true => Ok(()),
+            false => Err(JournalError::Missing { key: key.into() }),
+        }
+    }
+}
+
+fn storage(error: ClientError) -> JournalError {
+    JournalError::Storage(Box::new(error))
 }
 
 #[async_trait]
 impl Journal for FileJournal {
     async fn get(&self, key: &str) -> Result<Option<Intent>, JournalError> {
-        Ok(self.rows().by_key.get(key).cloned())
+        self.locked(|| self.find(key)).map_err(storage)
     }
 
     async fn unfinished(&self, from: Address) -> Result<Vec<Intent>, JournalError> {
-        let of_account = |intent: &&Intent| intent.what.from == from && intent.status != IntentStatus::Final;
-        let mut found: Vec<Intent> = self.rows().by_key.values().filter(of_account).cloned().collect();
-        found.sort_by_key(|intent| intent.nonce);
-        Ok(found)
+        let mut rows = self.locked(|| self.open_rows()).map_err(storage)?;
+        rows.retain(|intent| intent.what.from == from);
+        Ok(rows)
     }
 
     async fn next_nonce(&self, from: Address) -> Result<Option<u64>, JournalError> {
-        let rows = self.rows();
-        let ours = rows.by_key.values().filter(|intent| intent.what.from == from).map(|intent| intent.nonce.saturating_add(1)).max();
-        Ok(ours.map(|next| next.max(rows.taken_below)))
+        let next = self.locked(|| self.next(from)).map_err(storage)?;
+        Ok(next.map(|next| next.max(self.taken_below.load(Ordering::Relaxed))))
     }
 
     async fn begin(&self, what: &NewIntent, nonce: u64) -> Result<(), JournalError> {
-        let mut rows = self.rows();
-        if rows.by_key.contains_key(&what.key) {
-            return Err(JournalError::KeyExists { key: what.key.clone() });
-        }
-        if rows.by_key.values().any(|row| (row.what.from, row.nonce) == (what.from, nonce)) {
-            return Err(JournalError::NonceTaken { from: what.from, nonce });
-        }
-        let intent = Intent { what: what.clone(), nonce, status: IntentStatus::Open, attempts: Vec::new(), mined: None };
-        self.write(&intent)?;
-        rows.by_key.insert(what.key.clone(), intent);
-        Ok(())
+        let refused = self.locked(|| {
+            if self.find(&what.key)?.is_some() {
+                return Ok(Some(JournalError::KeyExists { key: what.key.clone() }));
+            }
+            if self.next(what.from)?.is_some_and(|next| nonce < next) {
+                return Ok(Some(JournalError::NonceTaken { from: what.from, nonce }));
+            }
+            // The row first. A crash between the two writes leaves a row above the number, which `next` takes into account.
+            let intent = Intent { what: what.clone(), nonce, status: IntentStatus::Open, attempts: Vec::new(), mined: None };
+            write_json(&self.path(&what.key), &Row::from(&intent))?;
+            write_json(&self.dir.join("next.json"), &NextNonce { account: what.from, nonce: nonce.saturating_add(1) })?;
+            Ok(None)
+        });
+        refused.map_err(storage)?.map_or(Ok(()), Err)
     }
 
     async fn attempt(&self, key: &str, attempt: &Attempt) -> Result<(), JournalError> {
@@ -310,13 +364,37 @@ mod tests {
         assert_eq!(journal.next_nonce(Address::repeat_byte(3)).await.expect("read"), None);
     }
 
-    #[test]
-    fn second_process_is_told_that_the_account_is_busy() {
+    #[tokio::test]
+    async fn two_processes_share_the_journal_and_never_a_nonce() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let first = FileJournal::open(dir.path()).expect("opened");
-        assert!(matches!(FileJournal::open(dir.path()), Err(ClientError::AccountBusy { .. })));
-        drop(first);
-        assert!(FileJournal::open(dir.path()).is_ok());
+        let (one, two) = (FileJournal::open(dir.path()).expect("opened"), FileJournal::open(dir.path()).expect("opened"));
+        one.begin(&intention("a"), 7).await.expect("begun");
+        assert_eq!(two.next_nonce(ACCOUNT).await.expect("read"), Some(8));
+        assert!(matches!(two.begin(&intention("b"), 7).await, Err(JournalError::NonceTaken { .. })));
+        two.begin(&intention("b"), 8).await.expect("begun");
+        two.attempt("a", &attempt()).await.expect("written");
+        assert_eq!(one.get("a").await.expect("read").expect("there").attempts.len(), 1);
+        assert_eq!(one.unfinished(ACCOUNT).await.expect("read").iter().map(|intent| intent.nonce).collect::<Vec<_>>(), [7, 8]);
+    }
+
+    #[tokio::test]
+    async fn nonce_of_a_row_whose_number_was_lost_in_a_crash_is_not_given_again() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let journal = FileJournal::open(dir.path()).expect("opened");
+        journal.begin(&intention("a"), 7).await.expect("begun");
+        fs::remove_file(dir.path().join("next.json")).expect("removed");
+        assert_eq!(journal.next_nonce(ACCOUNT).await.expect("read"), Some(8));
+    }
+
+    #[tokio::test]
+    async fn final_intent_keeps_its_key_and_its_nonce() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let journal = FileJournal::open(dir.path()).expect("opened");
+        journal.begin(&intention("a"), 7).await.expect("begun");
+        journal.finalized("a").await.expect("written");
+        assert_eq!(journal.get("a").await.expect("read").expect("there").status, IntentStatus::Final);
+        assert!(matches!(journal.begin(&intention("a"), 8).await, Err(JournalError::KeyExists { .. })));
+        assert_eq!(journal.next_nonce(ACCOUNT).await.expect("read"), Some(8));
     }
 
     #[test]

@@ -13,9 +13,9 @@ use crate::ClientError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
-    /// Each line that holds more than white space is a piece.
+    /// Each line is a piece, one without text too: results and lines have the same numbers.
     Lines,
-    /// Each run of such lines is a piece; lines without text separate them.
+    /// Each run of lines with text is a piece; lines without text separate them.
     Paragraphs,
 }
 
@@ -60,7 +60,15 @@ pub trait Tokenize {
     fn ids(&self, text: &str) -> Result<Vec<u32>, Self::Error>;
 }
 
-/// The pieces of a text, in order. A text without any but white space has none.
+impl Tokenize for quern_model::Tokenizer {
+    type Error = quern_model::ModelError;
+
+    fn ids(&self, text: &str) -> Result<Vec<u32>, Self::Error> {
+        self.encode(text)
+    }
+}
+
+/// The pieces of a text, in order.
 ///
 /// # Errors
 /// More lines than 32 bits count.
@@ -75,8 +83,7 @@ pub fn pieces(text: &str, unit: Unit) -> Result<Vec<Piece<'_>>, ClientError> {
         at = end;
         let blank = raw.trim().is_empty();
         match unit {
-            Unit::Lines if !blank => pieces.push(Piece { line, text: raw.trim() }),
-            Unit::Lines => {}
+            Unit::Lines => pieces.push(Piece { line, text: raw.trim() }),
             Unit::Paragraphs if !blank => open = Some(open.map_or((start, end, line), |(first, _, line)| (first, end, line))),
             Unit::Paragraphs => close(&mut open, text, &mut pieces),
         }
@@ -91,7 +98,8 @@ fn close<'a>(open: &mut Option<(usize, usize, u32)>, text: &'a str, pieces: &mut
     }
 }
 
-/// The items of pieces, for a model that takes `context` ids.
+/// The items of pieces, for a model that takes `context` ids. A piece without text has no ids, not even special ones: its result is the protocol's for an
+/// empty item.
 ///
 /// With `split`, a longer piece becomes several items: each takes as many words as fit, a word that does not fit alone is divided between characters,
 /// and white space at the divisions is dropped. Without it, a longer piece is an error.
@@ -99,13 +107,13 @@ fn close<'a>(open: &mut Option<(usize, usize, u32)>, text: &'a str, pieces: &mut
 /// # Errors
 /// [`ClientError::TooLong`] with the line and the counts; [`ClientError::Tokenize`]; no pieces at all.
 pub fn items<T: Tokenize>(pieces: &[Piece<'_>], tokenizer: &T, context: u32, split: bool) -> Result<Vec<Item>, ClientError> {
-    if pieces.is_empty() {
+    if pieces.iter().all(|piece| piece.text.is_empty()) {
         return Err(ClientError::NoText);
     }
     let limit = usize::try_from(context).unwrap_or(usize::MAX);
     let mut items = Vec::with_capacity(pieces.len());
     for piece in pieces {
-        let ids = ids_of(tokenizer, piece.text, piece.line)?;
+        let ids = if piece.text.is_empty() { Vec::new() } else { ids_of(tokenizer, piece.text, piece.line)? };
         if ids.len() <= limit {
             items.push(Item { origin: Origin { line: piece.line, part: 0, parts: 1 }, ids });
         } else if split {
@@ -191,9 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn lines_keep_their_numbers_and_blank_ones_are_no_items() {
-        assert_eq!(lines("a\n\n  b \r\n\t\nc"), [(1, "a"), (3, "b"), (5, "c")]);
-        assert_eq!(lines(" \n\n"), []);
+    fn lines_keep_their_numbers_and_blank_ones_are_empty_items() {
+        assert_eq!(lines("a\n\n  b \r\n\t\nc"), [(1, "a"), (2, ""), (3, "b"), (4, ""), (5, "c")]);
+        assert_eq!(lines("a\n"), [(1, "a")]);
+        let found = pieces("a\n\n", Unit::Lines).expect("few lines");
+        let made = items(&found, &Toy, 9, false).expect("items");
+        assert_eq!(made.iter().map(|item| item.ids.len()).collect::<Vec<_>>(), [3, 0]);
     }
 
     #[test]
@@ -233,6 +244,8 @@ mod tests {
         let found = pieces("a\nb\u{0}", Unit::Lines).expect("few lines");
         assert!(matches!(items(&found, &Toy, 9, false), Err(ClientError::Tokenize { line: 2, .. })));
         assert!(matches!(items(&[], &Toy, 9, false), Err(ClientError::NoText)));
+        let blank = pieces(" \n\n", Unit::Lines).expect("few lines");
+        assert!(matches!(items(&blank, &Toy, 9, false), Err(ClientError::NoText)));
     }
 
     proptest! {

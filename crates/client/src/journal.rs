@@ -6,7 +6,6 @@
 //! ```text
 //! DIR/runs/<run id>.json      one per run
 //! DIR/intents/…               transactions, see `intents`
-//! DIR/lock                    held while a process sends for this account
 //! ```
 
 use std::{
@@ -53,8 +52,6 @@ pub struct Run {
     pub model_id: ModelId,
     /// What the text was called.
     pub source: String,
-    /// Newest block when it was planned: none of its events is at or below it.
-    pub after_block: u64,
     /// The jobs, in order.
     pub jobs: Vec<PlannedJob>,
 }
@@ -68,10 +65,14 @@ impl Run {
         client: Address,
         model_id: ModelId,
         source: String,
-        after_block: u64,
         jobs: Vec<PlannedJob>,
     ) -> Self {
-        Self { format: FORMAT, id, planned_at, domain, client, model_id, source, after_block, jobs }
+        Self { format: FORMAT, id, planned_at, domain, client, model_id, source, jobs }
+    }
+
+    /// Items of all its jobs.
+    pub fn items(&self) -> usize {
+        self.jobs.iter().map(|job| job.origins.len()).sum()
     }
 
     /// The most that its jobs can cost.
@@ -249,7 +250,7 @@ mod tests {
         };
         let job = PlannedJob { id: spec.id(&domain()), spec, origins: vec![Origin { line: 1, part: 0, parts: 1 }] };
         let id = B256::repeat_byte(byte);
-        Run::new(id, u64::from(byte), domain(), Address::repeat_byte(1), ModelId::default(), "text".into(), 7, vec![job])
+        Run::new(id, u64::from(byte), domain(), Address::repeat_byte(1), ModelId::default(), "text".into(), vec![job])
     }
 
     #[test]

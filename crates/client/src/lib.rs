@@ -9,6 +9,7 @@
 //! | [`Market`], [`Actor`] | reads and acts of one account |
 //! | [`Follower`], [`Facts`] | what the canonical chain says, through reorganisations |
 //! | [`Drive`] | a run from its plan to its results |
+//! | [`publish_package`], [`fetch_package`] | model packages in the content store |
 //! | [`advice()`] | who must act on a job, until when, and which money waits |
 
 mod advice;
@@ -21,6 +22,7 @@ mod intents;
 mod items;
 mod journal;
 mod market;
+mod package;
 
 pub use advice::{Action, Advice, Who, advice};
 pub use batch::{InputRef, MAX_ITEMS, Terms, batches, embed_spec, salt, with_id};
@@ -32,3 +34,4 @@ pub use intents::FileJournal;
 pub use items::{Item, Origin, Piece, Tokenize, Unit, items, pieces};
 pub use journal::{PlannedJob, Run, RunJournal};
 pub use market::{Actor, Balances, Market, keys};
+pub use package::{fetch_package, publish_package};

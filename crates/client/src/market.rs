@@ -218,10 +218,10 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// Opens an account. `dir` is where its transactions are remembered; one process at a time.
+    /// Opens an account. `dir` is where its transactions are remembered; several processes may share it.
     ///
     /// # Errors
-    /// [`ClientError::AccountBusy`], or a journal that cannot be read.
+    /// A journal that cannot be read or is damaged.
     pub fn open(market: Market, key: Key, dir: &Path, config: SenderConfig) -> Result<Self, ClientError> {
         let journal = Arc::new(FileJournal::open(dir)?);
         let sender = Arc::new(TxSender::new(market.client().clone(), key, journal.clone(), config));
@@ -249,10 +249,14 @@ impl Actor {
     /// # Errors
     /// [`ClientError::Refused`] where the call would revert, and then nothing was sent; a failure of the node or the journal.
     pub async fn submit(&self, action: &'static str, key: &str, call: &Call) -> Result<(), ClientError> {
-        let key = self.usable_key(key).await?;
-        match self.sender.submit(&key, call).await? {
-            None => Ok(()),
-            Some(revert) => Err(ClientError::Refused { action, revert }),
+        loop {
+            let key = self.usable_key(key).await?;
+            match self.sender.submit(&key, call).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(revert)) => return Err(ClientError::Refused { action, revert }),
+                Err(error) if is_lost_race(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
@@ -261,9 +265,14 @@ impl Actor {
     /// # Errors
     /// As [`Actor::submit`]; the transaction was mined and reverted.
     pub async fn act(&self, action: &'static str, key: &str, call: &Call, head: Head) -> Result<TxReceipt, ClientError> {
-        let key = self.usable_key(key).await?;
-        let outcome = self.sender.send(&key, call, head).await?;
-        outcome.success().map_err(|revert| ClientError::Refused { action, revert })
+        loop {
+            let key = self.usable_key(key).await?;
+            match self.sender.send(&key, call, head).await {
+                Ok(outcome) => return outcome.success().map_err(|revert| ClientError::Refused { action, revert }),
+                Err(error) if is_lost_race(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// The key itself, or, where its transaction was mined and reverted, the next one with a number that was not. Also looks whether other programs
@@ -303,6 +312,12 @@ impl Actor {
             Ok(()) => Ok(true),
         }
     }
+}
+
+/// Another process of ours took the nonce, or began the same intention, between our look and our write: look again.
+fn is_lost_race(error: &quern_chain::Error) -> bool {
+    use quern_chain::sender::JournalError;
+    matches!(error, quern_chain::Error::Send(SendError::Journal(JournalError::NonceTaken { .. } | JournalError::KeyExists { .. })))
 }
 
 /// Names of intentions in the journal.

@@ -252,7 +252,7 @@ impl Market {
     /// If it does not say that it is ready within 60 seconds.
     pub fn worker(&self, owner: &Actor, operator: &Actor, input_gateways: &[&Actor], more: &[&str]) -> Result<Daemon> {
         let package = minilm_package()?;
-        let mut args = vec!["worker", "run", "--provider", owner.address.as_str(), "--package", path(&package)?];
+        let mut args = vec!["worker", "run", "--provider", owner.address.as_str(), "--package", path(&package)?, "--price-item", "0.001"];
         for actor in input_gateways {
             args.extend(["--gateway", actor.gateway.as_str()]);
         }

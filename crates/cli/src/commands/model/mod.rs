@@ -1,4 +1,4 @@
-//! `quern model`: make, look at, check and run model packages. Local, no chain.
+//! `quern model`: make, look at, check and run model packages on this machine; register them on the chain and list those that are.
 
 mod embed;
 mod fidelity;
@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::{
     app::Context,
+    commands::registry,
     failure::{Exit, Failure, one_line},
 };
 
@@ -59,13 +60,18 @@ pub enum Command {
     ///
     /// Prints 1 - cosine per stratum with its bounds. Ends 3 if a bound is broken.
     Fidelity(fidelity::Args),
+    /// Register a package on the chain, so that jobs can name it
+    Register(registry::RegisterArgs),
+    /// List the models on the chain; needs no key
+    #[command(after_long_help = registry::LIST_JSON)]
+    List,
 }
 
 /// Runs `quern model`.
 ///
 /// # Errors
 /// Whatever keeps the command from doing its work; a check that does not hold.
-pub fn run(context: &Context, command: &Command) -> anyhow::Result<()> {
+pub async fn run(context: &Context, command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Import { dir, out, force } => {
             let package = Package::import(dir, out, *force).with_context(|| format!("cannot import {}", dir.display()))?;
@@ -75,6 +81,8 @@ pub fn run(context: &Context, command: &Command) -> anyhow::Result<()> {
         Command::Verify { package, root } => verify(context, package.clone(), *root),
         Command::Embed(args) => embed::run(context, args),
         Command::Fidelity(args) => fidelity::run(context, args),
+        Command::Register(args) => registry::register(context, args).await,
+        Command::List => registry::list(context).await,
     }
 }
 

@@ -1,0 +1,147 @@
+//! `quern audit`: trust nobody.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use clap::Subcommand;
+use quern_types::{B256, Head, JobId};
+use quern_worker::audit::{AuditAt, JobAudit, JobVerdict, LedgerAudit, LedgerVerdict, audit_job, audit_ledger};
+use serde::Serialize;
+
+use crate::{
+    app::Context,
+    args,
+    failure::{Exit, Failure},
+    session::{self, in_tokens},
+};
+
+/// Longest time for one block of content from one gateway.
+const FETCH_TIMEOUT_MS: u64 = 30_000;
+
+/// Commands of `quern audit`. They need no key.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Derive the whole ledger again from events and prove it against the chain's state
+    #[command(after_long_help = LEDGER_HELP)]
+    Ledger {
+        /// Up to which block: the one that is now latest, safe or finalized. Finalized never goes back
+        #[arg(long, value_name = "HEAD", default_value = "finalized", value_parser = args::head)]
+        head: Head,
+        /// Up to this height, in place of --head
+        #[arg(long, value_name = "NUMBER", conflicts_with = "head")]
+        block: Option<u64>,
+        /// Hash of that block from another source: then nothing is taken on the node's word
+        #[arg(long, value_name = "HASH")]
+        block_hash: Option<B256>,
+        /// Output root of that block as the L1 holds it, to compare with
+        #[arg(long, value_name = "HASH")]
+        output_root: Option<B256>,
+    },
+    /// Compute a job again and compare every bit with what was attested
+    #[command(after_long_help = JOB_HELP)]
+    Job {
+        /// The job
+        id: JobId,
+        /// Directory of the model's package; repeatable: the one that fits is used
+        #[arg(long = "package", value_name = "DIR", required = true)]
+        packages: Vec<PathBuf>,
+        /// Threads that compute; default: all processors
+        #[arg(long, value_name = "N")]
+        threads: Option<NonZeroUsize>,
+    },
+}
+
+const LEDGER_HELP: &str = "Every amount is derived again: fees, royalties, refunds, penalties from the jobs' specifications; every entry is hashed into the head; \
+head, number of entries and every balance are proven by Merkle proofs against the block.
+
+Exit code 0: not one unit differs. 3: the first difference is shown.
+
+Example:
+  quern audit ledger --head finalized
+
+JSON: {\"ok\":BOOL,\"entries\",\"accounts\",\"jobs\",\"block\":{\"number\",\"hash\",\"timestamp\"},\"ledger\",\"chainId\",\"head\",\"total\",\"tokenBalance\",
+  \"proven\":{\"slots\",\"tokenBalance\",\"outputRoot\"},\"difference\":null|{\"seq\",\"block\",\"job\",\"what\",\"expected\",\"found\"}}";
+
+const JOB_HELP: &str = "The input and the output are fetched from the store of this machine, from --gateway URL and from the gateway that the provider announced; \
+the package is verified, every hash of it.
+
+Exit code 0: equal to the last bit. 3: the first difference is shown; an output that nobody has is one too.
+
+Example:
+  quern audit job 0x12… --package models/minilm --gateway http://127.0.0.1:8480
+
+JSON: {\"job\",\"equal\":BOOL,\"package\",\"provider\",\"items\",\"outputRoot\",\"seconds\",\"difference\":null|{\"at\",…}}";
+
+/// Runs `quern audit`.
+///
+/// # Errors
+/// A difference (exit code 3); nothing can be compared.
+pub async fn run(context: &Context, command: Command) -> anyhow::Result<()> {
+    let auditing = async {
+        match command {
+            Command::Ledger { head, block, block_hash, output_root } => {
+                let at = block.map_or(AuditAt::Head(head), AuditAt::Block);
+                ledger(context, &LedgerAudit { at, block_hash, output_root }).await
+            }
+            Command::Job { id, packages, threads } => job(context, id, packages, threads).await,
+        }
+    };
+    tokio::select! {
+        result = auditing => result,
+        () = context.cancel.cancelled() => Err(Failure::new("interrupted: nothing was found, and nothing was shown to be right", "").with_exit(Exit::Interrupted).into()),
+    }
+}
+
+async fn ledger(context: &Context, audit: &LedgerAudit) -> anyhow::Result<()> {
+    let market = session::market(&context.config).await?;
+    let verdict = audit_ledger(market.client(), market.deployment(), audit).await?;
+    report(context, &verdict, verdict.ok, || ledger_text(&verdict))
+}
+
+async fn job(context: &Context, id: JobId, packages: Vec<PathBuf>, threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
+    let market = session::market(&context.config).await?;
+    let content = session::content(&context.config, &[]).await?;
+    let all = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let audit = JobAudit {
+        packages,
+        gateways: context.config.gateways.clone(),
+        store: Some(content.local),
+        threads: threads.unwrap_or(all),
+        fetch_timeout_ms: FETCH_TIMEOUT_MS,
+    };
+    let verdict = audit_job(market.client(), market.deployment(), id, &audit).await?;
+    report(context, &verdict, verdict.equal, || job_text(&verdict))
+}
+
+/// A verdict is a result, whatever it says: it goes to standard output, and a difference into the exit code.
+fn report(context: &Context, verdict: &impl Serialize, holds: bool, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    context.out.result(verdict, text)?;
+    if holds {
+        return Ok(());
+    }
+    let remedy = "ask another node (--rpc URL) to see who is wrong: this one, or the chain; keep this output";
+    Err(Failure::new("the audit found a difference", remedy).with_exit(Exit::Difference).into())
+}
+
+fn ledger_text(verdict: &LedgerVerdict) -> String {
+    let LedgerVerdict { ledger, block, entries, accounts, jobs, total, proven, difference, .. } = verdict;
+    let mut lines = vec![
+        format!("ledger   {ledger} on chain {}", verdict.chain_id),
+        format!("block    {} ({:#x})", block.number, block.hash),
+        format!("derived  {entries} entries, {accounts} accounts, {jobs} jobs, {} in all", in_tokens(*total)),
+        format!("proven   {} storage slots against the block's state root", proven.slots),
+    ];
+    lines.push(match difference {
+        None => "result   every unit is accounted for".into(),
+        Some(difference) => format!("result   DIFFERENCE: {difference}"),
+    });
+    lines.join("\n")
+}
+
+fn job_text(verdict: &JobVerdict) -> String {
+    let JobVerdict { job, package, provider, items, seconds, difference, .. } = verdict;
+    let result = match difference {
+        None => "equal to the last bit".into(),
+        Some(difference) => format!("DIFFERENT: {}", serde_json::to_string(difference).unwrap_or_else(|_| format!("{difference:?}"))),
+    };
+    format!("job       {job}\nprovider  {provider}\npackage   {package}\ncomputed  {items} items in {seconds:.1} s\nresult    {result}")
+}
