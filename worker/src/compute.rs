@@ -108,7 +108,13 @@ impl Computer {
 }
 
 /// Computes on this thread and `threads - 1` others.
-pub(crate) fn compute(encoder: &Encoder, items: &[Vec<u32>], threads: NonZeroUsize, meter: &Meter, wanted: &AtomicBool) -> Option<Computed> {
+pub(crate) fn compute(
+    encoder: &Encoder,
+    items: &[Vec<u32>],
+    threads: NonZeroUsize,
+    meter: &Meter,
+    wanted: &AtomicBool,
+) -> Option<Computed> {
     let (mark, cpu_before, began) = (meter.mark(), process_cpu_time(), Instant::now());
     let mut records = Vec::with_capacity(items.len());
     let mut leaves = Vec::with_capacity(items.len());
@@ -117,7 +123,8 @@ pub(crate) fn compute(encoder: &Encoder, items: &[Vec<u32>], threads: NonZeroUsi
             return None;
         }
         // The rows of the final norm are hashed where they were computed, and dropped: only the leaves are kept.
-        let done = encoder.embed_map(some, threads, |_, output| (work_leaf(&output), OutputRecord { reason: output.reason, elements: output.vector }));
+        let done = encoder
+            .embed_map(some, threads, |_, output| (work_leaf(&output), OutputRecord { reason: output.reason, elements: output.vector }));
         for (leaf, record) in done {
             leaves.push(leaf);
             records.push(record);

@@ -79,7 +79,14 @@ pub struct Config {
 
 impl Config {
     /// A configuration with every default.
-    pub fn new(data_dir: PathBuf, chain: ClientConfig, deployment: Deployment, provider: Address, operator: Key, packages: Vec<PathBuf>) -> Self {
+    pub fn new(
+        data_dir: PathBuf,
+        chain: ClientConfig,
+        deployment: Deployment,
+        provider: Address,
+        operator: Key,
+        packages: Vec<PathBuf>,
+    ) -> Self {
         Self {
             data_dir,
             chain,

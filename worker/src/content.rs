@@ -6,7 +6,9 @@ use quern_commit::{
     blob::{Expected, InputSet},
     sum_tree::SumNode,
 };
-use quern_store::{ContentStore, EmbeddedConfig, EmbeddedStore, GatewayConfig, GatewayStore, KuboConfig, KuboReach, KuboStore, LayeredStore, StoreError};
+use quern_store::{
+    ContentStore, EmbeddedConfig, EmbeddedStore, GatewayConfig, GatewayStore, KuboConfig, KuboReach, KuboStore, LayeredStore, StoreError,
+};
 use quern_types::{ContentId, JobSpec};
 
 use crate::{Config, Result};
@@ -38,7 +40,9 @@ impl InputFault {
     pub(crate) const fn is_final(&self) -> bool {
         match self {
             Self::Blob(_) => true,
-            Self::Store(error) => matches!(error, StoreError::TooLarge { .. } | StoreError::BadDag { .. } | StoreError::BlockTooLarge { .. }),
+            Self::Store(error) => {
+                matches!(error, StoreError::TooLarge { .. } | StoreError::BadDag { .. } | StoreError::BlockTooLarge { .. })
+            }
         }
     }
 }
@@ -49,7 +53,9 @@ impl Content {
     /// # Errors
     /// The folder, the IPFS node or a gateway's address cannot be used.
     pub(crate) async fn open(config: &Config) -> Result<Self> {
-        let embedded = EmbeddedStore::open(config.store_dir(), EmbeddedConfig { max_bytes: config.store_limit_bytes, ..EmbeddedConfig::default() }).await?;
+        let embedded =
+            EmbeddedStore::open(config.store_dir(), EmbeddedConfig { max_bytes: config.store_limit_bytes, ..EmbeddedConfig::default() })
+                .await?;
         let block_timeout_ms = millis(config.fetch_timeout);
         let remote = GatewayStore::new(&GatewayConfig { gateways: config.gateways.clone(), block_timeout_ms })?;
         let layered = LayeredStore::new(Arc::new(embedded.clone()), Arc::new(remote));

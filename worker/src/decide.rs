@@ -202,11 +202,15 @@ impl fmt::Display for Refusal {
             Self::KindNotOfModel => f.write_str("its kind is not what the model's family does"),
             Self::NoPrice => f.write_str("no price is set for its model: set one in the worker's configuration"),
             Self::PriceTooLow { offered, asked } => write!(f, "it pays at most {offered} units, we ask {asked}"),
-            Self::RisesTooLate { pays_at, claim_by } => write!(f, "its price reaches ours at {pays_at}, after the last second to claim, {claim_by}"),
+            Self::RisesTooLate { pays_at, claim_by } => {
+                write!(f, "its price reaches ours at {pays_at}, after the last second to claim, {claim_by}")
+            }
             Self::ClaimTimeOver { claim_by } => write!(f, "the time to claim it ended at {claim_by}"),
             Self::InputTooLong { ids, limit } => write!(f, "its input has {ids} ids, more than the {limit} that are taken here"),
             Self::InputUnavailable { fault } => write!(f, "its input cannot be had: {fault}"),
-            Self::TooSlow { needed_secs, given_secs } => write!(f, "it needs {needed_secs} s here, with margin and jobs in hand, and gives {given_secs} s"),
+            Self::TooSlow { needed_secs, given_secs } => {
+                write!(f, "it needs {needed_secs} s here, with margin and jobs in hand, and gives {given_secs} s")
+            }
             Self::StakeTooLow { free, lock } => write!(f, "free stake {free} is less than the lock {lock}: stake more"),
             Self::GasTooLow => f.write_str("the operator's gas balance is below the reserve: fund it"),
             Self::Busy { jobs } => write!(f, "{jobs} jobs are in hand, as many as may be"),
@@ -403,10 +407,7 @@ mod tests {
         assert_eq!(decide(&question(&for_us)), Decision::Claim);
         let refusals: [(Question<'_>, Refusal); 10] = [
             (question(&designated), Refusal::Designated { provider: other }),
-            (
-                question(&malformed),
-                Refusal::Malformed { fault: "job field itemCount is 0, must be 1 to 65,536".into() },
-            ),
+            (question(&malformed), Refusal::Malformed { fault: "job field itemCount is 0, must be 1 to 65,536".into() }),
             (Question { model: ModelState::Unregistered, ..question(&base) }, Refusal::ModelUnregistered),
             (Question { model: ModelState::NotHeld, ..question(&base) }, Refusal::ModelNotHeld),
             (Question { model: ModelState::Ready { kind: JobKind::Generate }, ..question(&base) }, Refusal::KindNotOfModel),

@@ -95,7 +95,8 @@ impl Desk {
     }
 
     fn call(&self, job: JobId, spec: &JobSpec, intention: &Intention) -> Result<Call> {
-        let convert = |error: quern_bindings::ConvertError| Error::Rejected { job, intention: intention.name().into(), revert: error.to_string() };
+        let convert =
+            |error: quern_bindings::ConvertError| Error::Rejected { job, intention: intention.name().into(), revert: error.to_string() };
         let spec = JobMarket::JobSpec::try_from(spec).map_err(convert)?;
         Ok(match intention {
             Intention::Claim => Call::new(self.market(), &JobMarket::claimCall { spec, provider: self.config.provider }),
@@ -207,7 +208,11 @@ impl Hands for Desk {
 
     async fn compute(&self, job: JobId, spec: &JobSpec, items: Vec<Vec<u32>>) -> Result<Option<Output>> {
         let Some(held) = self.held(spec.model_id) else {
-            return Err(Error::Content { job, what: "the model", fault: "its package is not held any more: name it with --package again".into() });
+            return Err(Error::Content {
+                job,
+                what: "the model",
+                fault: "its package is not held any more: name it with --package again".into(),
+            });
         };
         let work: u64 = items.iter().map(|item| item_work(held.encoder.header(), item.len())).sum();
         self.set_backlog(job, Some(work));
@@ -251,7 +256,11 @@ impl Hands for Desk {
 
     async fn store(&self, job: JobId, output: &Output) -> Result<()> {
         let id = self.content.keep(&output.blob).await?;
-        if id == output.work.output { Ok(()) } else { Err(Error::Content { job, what: "the output", fault: format!("it was stored as {id}") }) }
+        if id == output.work.output {
+            Ok(())
+        } else {
+            Err(Error::Content { job, what: "the output", fault: format!("it was stored as {id}") })
+        }
     }
 
     fn sign(&self, job: JobId, work: &Work) -> SignedReceipt {

@@ -361,7 +361,9 @@ fn check(world: &World) -> Step {
     assert_eq!(step, expected, "the journal says what the chain says");
     assert!(state.forgotten && !state.stored, "what is over is given up");
     assert!(state.receipts_sent.len() <= 1, "one receipt, whatever happened");
-    let succeeded = |name: &str| state.transactions.iter().filter(|(key, (_, mined))| key.starts_with(name) && matches!(mined, Some((_, true)))).count();
+    let succeeded = |name: &str| {
+        state.transactions.iter().filter(|(key, (_, mined))| key.starts_with(name) && matches!(mined, Some((_, true)))).count()
+    };
     assert!(succeeded("claim") <= 1 && succeeded("submit") <= 1, "never sent twice");
     if !state.interfered {
         assert_eq!(state.wasted, 0, "no gas is burnt where nobody interferes");

@@ -81,7 +81,8 @@ impl Meter {
     /// longer than that are measured in pieces by their caller.
     pub(crate) fn since(&self, mark: &Mark, cpu_time: Duration) -> Energy {
         let measured = mark.0.as_ref().zip(self.mark().0).map(|(from, to)| {
-            let microjoules: u64 = self.domains.iter().zip(from.iter().zip(to)).map(|(domain, (&from, to))| elapsed(from, to, domain.range_uj)).sum();
+            let microjoules: u64 =
+                self.domains.iter().zip(from.iter().zip(to)).map(|(domain, (&from, to))| elapsed(from, to, domain.range_uj)).sum();
             Energy { millijoules: microjoules.div_ceil(1_000), method: EnergyMethod::Measured }
         });
         measured.unwrap_or_else(|| {

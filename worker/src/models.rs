@@ -53,7 +53,10 @@ pub(crate) fn load(path: &PathBuf) -> Result<(PackageRoot, Encoder)> {
     let package = Package::open(path)?;
     let root = package.verify()?;
     if root != package.root() {
-        return Err(Error::Config { option: "--package", fault: format!("{} states root {} and has {root}", path.display(), package.root()) });
+        return Err(Error::Config {
+            option: "--package",
+            fault: format!("{} states root {} and has {root}", path.display(), package.root()),
+        });
     }
     Ok((root, package.encoder()?))
 }

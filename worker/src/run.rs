@@ -21,8 +21,7 @@ use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, Error, Result,
-    chores,
+    Config, Error, Result, chores,
     complete::Completer,
     compute::Computer,
     content::Content,

@@ -238,7 +238,15 @@ impl Scout {
         open
     }
 
-    fn decide(&self, spec: &JobSpec, posted_at: u64, input: InputState, free_stake: Amount, has_gas: bool, jobs_in_hand: usize) -> Decision {
+    fn decide(
+        &self,
+        spec: &JobSpec,
+        posted_at: u64,
+        input: InputState,
+        free_stake: Amount,
+        has_gas: bool,
+        jobs_in_hand: usize,
+    ) -> Decision {
         let desk = &self.desk;
         let held = desk.held(spec.model_id);
         let (model, is_operator, listing) = {
@@ -280,7 +288,9 @@ impl Scout {
         let stake = desk.sender.client().call(desk.config.deployment.contracts.ledger.address, &call, At::Latest).await?;
         let promised: Amount = {
             let view = desk.watch.view();
-            let unseen = pending.iter().filter(|entry| matches!(entry.step, Step::Accepted | Step::Claiming) && view.seen(entry.job).0 == Seen::Open);
+            let unseen = pending
+                .iter()
+                .filter(|entry| matches!(entry.step, Step::Accepted | Step::Claiming) && view.seen(entry.job).0 == Seen::Open);
             unseen.filter_map(|entry| entry.spec.lock(&desk.parameters).ok()).sum()
         };
         let free = Amount::from_units(stake).saturating_sub(promised);

@@ -48,13 +48,17 @@ pub async fn publish_package(store: &dyn ContentStore, package: &Path) -> Result
         let entry = entry.map_err(failed)?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if !entry.file_type().map_err(failed)?.is_file() || !is_plain(&name) {
-            return Err(ClientError::PackageForm { reason: format!("{} holds {name:?}, which is no file of a package", package.display()) });
+            return Err(ClientError::PackageForm {
+                reason: format!("{} holds {name:?}, which is no file of a package", package.display()),
+            });
         }
         names.push(name);
     }
     names.sort();
     if names.len() > MAX_FILES {
-        return Err(ClientError::PackageForm { reason: format!("{} holds {} files, a package at most {MAX_FILES}", package.display(), names.len()) });
+        return Err(ClientError::PackageForm {
+            reason: format!("{} holds {} files, a package at most {MAX_FILES}", package.display(), names.len()),
+        });
     }
     let mut files = Vec::with_capacity(names.len());
     for name in names {
@@ -66,7 +70,8 @@ pub async fn publish_package(store: &dyn ContentStore, package: &Path) -> Result
         store.pin(content).await?;
         files.push(Entry { name, content, bytes });
     }
-    let manifest = serde_json::to_vec(&Manifest { format: FORMAT, files }).map_err(|error| ClientError::PackageForm { reason: error.to_string() })?;
+    let manifest =
+        serde_json::to_vec(&Manifest { format: FORMAT, files }).map_err(|error| ClientError::PackageForm { reason: error.to_string() })?;
     let id = store.put(&manifest).await?;
     store.pin(id).await?;
     Ok(id)
@@ -82,7 +87,8 @@ pub async fn fetch_package(store: &dyn ContentStore, manifest: ContentId, root: 
     }
     let text = store.get(manifest, MAX_MANIFEST).await?;
     let bad = |reason: String| ClientError::PackageForm { reason };
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| bad(format!("{manifest} is no manifest of a package: {error}")))?;
+    let manifest: Manifest =
+        serde_json::from_slice(&text).map_err(|error| bad(format!("{manifest} is no manifest of a package: {error}")))?;
     if manifest.format != FORMAT || manifest.files.len() > MAX_FILES {
         return Err(bad(format!("its manifest has format {} and {} files", manifest.format, manifest.files.len())));
     }

@@ -3,7 +3,8 @@
 use crate::story::{LINES, PATIENCE, Story};
 
 /// Every step of the worker's journal at which a life can be cut, in order.
-const STEPS: [&str; 10] = ["accepted", "claiming", "claimed", "fetched", "computed", "stored", "signed", "submitting", "submitted", "completing"];
+const STEPS: [&str; 10] =
+    ["accepted", "claiming", "claimed", "fetched", "computed", "stored", "signed", "submitting", "submitted", "completing"];
 
 #[test]
 fn worker_killed_at_every_step_loses_no_job_and_pays_and_submits_once() {

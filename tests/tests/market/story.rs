@@ -10,7 +10,8 @@ use serde_json::Value;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Five lines, one of them empty.
-pub(crate) const LINES: &str = "A quern is a hand mill.\nThe mill turns.\n\nMany small ones instead of one big one.\nWer zahlt, wenn niemand liefert?\n";
+pub(crate) const LINES: &str =
+    "A quern is a hand mill.\nThe mill turns.\n\nMany small ones instead of one big one.\nWer zahlt, wenn niemand liefert?\n";
 
 /// A market with a client and a provider in it.
 pub(crate) struct Story {
@@ -57,7 +58,8 @@ impl Story {
     /// The arguments of `quern embed` for a file.
     pub(crate) fn embed_args(&self, content: &str, more: &[&str]) -> Result<Vec<String>> {
         let (file, package) = (self.file(content)?, minilm_package()?);
-        let fixed = ["embed", &file.to_string_lossy(), "--model", &self.market.model_id, "--package", &package.to_string_lossy()].map(str::to_owned);
+        let fixed = ["embed", &file.to_string_lossy(), "--model", &self.market.model_id, "--package", &package.to_string_lossy()]
+            .map(str::to_owned);
         let price = ["--item-price", "0.01", "--yes"];
         Ok(fixed.into_iter().chain(price.into_iter().chain(more.iter().copied()).map(str::to_owned)).collect())
     }

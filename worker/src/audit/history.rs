@@ -58,7 +58,9 @@ pub(super) async fn history(client: &Client, deployment: &Deployment, to: BlockR
                     block: Some(log.block_number),
                     job: None,
                     what: format!("block of the log {} of transaction {}", log.log_index, log.tx_hash),
-                    expected: blocks.get(&log.block_number).map_or_else(|| "a block of the chain".into(), |block| format!("{:?}", block.hash)),
+                    expected: blocks
+                        .get(&log.block_number)
+                        .map_or_else(|| "a block of the chain".into(), |block| format!("{:?}", block.hash)),
                     found: format!("{:?}", log.block_hash),
                 }));
             };

@@ -97,7 +97,9 @@ fn attested(events: &[Logged], deployment: &Deployment, job: JobId) -> Result<At
         match &logged.event {
             Event::JobPosted { spec: posted, .. } if posted.id(&domain) == job => spec = Some((**posted).clone()),
             Event::JobClaimed { .. } => state = JobState::Claimed,
-            Event::ReceiptSubmitted { receipt: submitted, receipt_digest, .. } if submitted.digest(&domain) == *receipt_digest => receipt = Some(**submitted),
+            Event::ReceiptSubmitted { receipt: submitted, receipt_digest, .. } if submitted.digest(&domain) == *receipt_digest => {
+                receipt = Some(**submitted)
+            }
             Event::JobCancelled { .. } | Event::JobExpired { .. } | Event::JobUndelivered { .. } => state = JobState::Refunded,
             _ => {}
         }
@@ -236,9 +238,9 @@ fn first_element(found: &OutputSet, expected: &OutputSet) -> Option<JobDifferenc
     match (found, expected) {
         (OutputSet::Embed(found), OutputSet::Embed(expected)) => first_record(found, expected),
         (OutputSet::Generate { outputs: found, .. }, OutputSet::Generate { outputs: expected, .. }) => first_record(found, expected),
-        (found, expected) => {
-            Some(JobDifference::OutputBlob { fault: format!("it holds outputs of kind {}, the job is of kind {}", found.kind().name(), expected.kind().name()) })
-        }
+        (found, expected) => Some(JobDifference::OutputBlob {
+            fault: format!("it holds outputs of kind {}, the job is of kind {}", found.kind().name(), expected.kind().name()),
+        }),
     }
 }
 
@@ -252,6 +254,11 @@ fn first_record<T: Copy + PartialEq + Into<i64>>(found: &[OutputRecord<T>], expe
             return Some(JobDifference::Length { output, expected, found });
         }
         let differs = (0u32..).zip(found.elements.iter().zip(&expected.elements)).find(|(_, (found, expected))| found != expected);
-        differs.map(|(element, (found, expected))| JobDifference::Element { output, element, expected: (*expected).into(), found: (*found).into() })
+        differs.map(|(element, (found, expected))| JobDifference::Element {
+            output,
+            element,
+            expected: (*expected).into(),
+            found: (*found).into(),
+        })
     })
 }

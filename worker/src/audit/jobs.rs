@@ -47,7 +47,11 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn equal<T: PartialEq + Debug>(&self, what: &str, expected: T, found: T) -> Result<(), Difference> {
-        if expected == found { Ok(()) } else { Err(self.replay.differs(self.logged, what, &format!("{expected:?}"), &format!("{found:?}"))) }
+        if expected == found {
+            Ok(())
+        } else {
+            Err(self.replay.differs(self.logged, what, &format!("{expected:?}"), &format!("{found:?}")))
+        }
     }
 
     fn holds(&self, holds: bool, what: &str, expected: impl Display, found: impl Display) -> Result<(), Difference> {
@@ -84,7 +88,12 @@ impl Replay {
                 }
                 event => {
                     let Some(job) = self.jobs.get(&id) else {
-                        return Err(self.differs(logged, &format!("{} of a job", event.name()), "a job that was posted", "one that was not"));
+                        return Err(self.differs(
+                            logged,
+                            &format!("{} of a job", event.name()),
+                            "a job that was posted",
+                            "one that was not",
+                        ));
                     };
                     self.moved_on(&check, id, job.clone(), event)?
                 }
@@ -156,7 +165,11 @@ impl Replay {
                 check.equal("provider of the receipt", claim.provider, *provider)?;
                 check.holds(now <= claim.deadline, "time of the submission", format!("at most {}", claim.deadline), now)?;
                 self.receipt(check, id, &job, claim, receipt, *receipt_digest)?;
-                check.equal("end of the challenge window", now + u64::from(self.terms.parameters.job.challenge_window_secs), *window_end)?;
+                check.equal(
+                    "end of the challenge window",
+                    now + u64::from(self.terms.parameters.job.challenge_window_secs),
+                    *window_end,
+                )?;
                 job.window_end = *window_end;
                 job.output_len = receipt.output_len;
                 job.state = JobState::Submitted;
@@ -256,7 +269,15 @@ impl Replay {
         Ok((job, moves))
     }
 
-    fn receipt(&self, check: &Check<'_>, id: JobId, job: &JobAccount, claim: Claim, receipt: &Receipt, digest: B256) -> Result<(), Difference> {
+    fn receipt(
+        &self,
+        check: &Check<'_>,
+        id: JobId,
+        job: &JobAccount,
+        claim: Claim,
+        receipt: &Receipt,
+        digest: B256,
+    ) -> Result<(), Difference> {
         check.equal("job of the receipt", id, receipt.job_id)?;
         check.equal("provider in the receipt", claim.provider, receipt.provider)?;
         check.equal("digest of the receipt, hashed from its fields", receipt.digest(&self.terms.domain), digest)?;

@@ -162,7 +162,10 @@ async fn prove(
     verdict: &mut LedgerVerdict,
 ) -> Result<Option<Difference>> {
     let block = verdict.block;
-    let balances: Vec<_> = replay.balances().filter_map(|(account, bucket, amount)| Some((account, bucket, amount, ledger_balance(account, bucket)?))).collect();
+    let balances: Vec<_> = replay
+        .balances()
+        .filter_map(|(account, bucket, amount)| Some((account, bucket, amount, ledger_balance(account, bucket)?)))
+        .collect();
     let mut slots = vec![LEDGER_TIP, LEDGER_TOTAL];
     slots.extend(balances.iter().map(|(.., place)| place.slot));
     slots.dedup();
@@ -231,7 +234,12 @@ async fn cover(client: &Client, deployment: &Deployment, verdict: &mut LedgerVer
     Ok(None)
 }
 
-async fn compare_output_root(client: &Client, audit: &LedgerAudit, state_root: Option<B256>, verdict: &mut LedgerVerdict) -> Result<Option<Difference>> {
+async fn compare_output_root(
+    client: &Client,
+    audit: &LedgerAudit,
+    state_root: Option<B256>,
+    verdict: &mut LedgerVerdict,
+) -> Result<Option<Difference>> {
     let (Some(expected), Some(state_root)) = (audit.output_root, state_root) else { return Ok(None) };
     let block = verdict.block;
     let passer = match prove_storage(client, MESSAGE_PASSER, &[], block.hash).await {

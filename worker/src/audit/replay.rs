@@ -120,7 +120,9 @@ impl Replay {
         }
         match &logged.event {
             Event::Moved { entry, head } => self.entry(entry, *head, logged),
-            Event::Unreadable { signature, reason } => Err(self.differs(logged, &format!("the event {signature}"), "one that can be read", reason)),
+            Event::Unreadable { signature, reason } => {
+                Err(self.differs(logged, &format!("the event {signature}"), "one that can be read", reason))
+            }
             event => {
                 let due = self.module_event(event, logged)?;
                 self.transaction.due.extend(due.into_iter().filter(|due| !due.amount.is_zero()));
@@ -139,15 +141,13 @@ impl Replay {
 
     /// One entry: number, hash, buckets, money.
     fn entry(&mut self, entry: &Move, stated: B256, logged: &Logged) -> Result<(), Difference> {
-        let at = |what: &str, expected: &dyn std::fmt::Display, found: &dyn std::fmt::Display| {
-            Difference {
-                seq: Some(entry.seq.min(self.head.seq + 1)),
-                block: Some(logged.block.number),
-                job: None,
-                what: what.to_owned(),
-                expected: expected.to_string(),
-                found: found.to_string(),
-            }
+        let at = |what: &str, expected: &dyn std::fmt::Display, found: &dyn std::fmt::Display| Difference {
+            seq: Some(entry.seq.min(self.head.seq + 1)),
+            block: Some(logged.block.number),
+            job: None,
+            what: what.to_owned(),
+            expected: expected.to_string(),
+            found: found.to_string(),
         };
         let seq = self.head.seq + 1;
         if entry.seq != seq {
@@ -160,7 +160,11 @@ impl Replay {
         let (from, to) = buckets(entry.reason);
         if (entry.from_bucket, entry.to_bucket) != (from, to) {
             let text = |from: Bucket, to: Bucket| format!("{} to {}", from.name(), to.name());
-            return Err(at(&format!("buckets of a move for {}", entry.reason.name()), &text(from, to), &text(entry.from_bucket, entry.to_bucket)));
+            return Err(at(
+                &format!("buckets of a move for {}", entry.reason.name()),
+                &text(from, to),
+                &text(entry.from_bucket, entry.to_bucket),
+            ));
         }
         if entry.amount.is_zero() {
             return Err(at("amount", &"more than 0", &0));
@@ -197,7 +201,9 @@ impl Replay {
     /// What an event of a module says about money.
     fn module_event(&mut self, event: &Event, logged: &Logged) -> Result<Vec<Due>, Difference> {
         let now = logged.block.timestamp;
-        let own = |account: Address, reason: Reason, amount: Amount| vec![Due { reference: B256::ZERO, reason, from: account, to: account, amount }];
+        let own = |account: Address, reason: Reason, amount: Amount| {
+            vec![Due { reference: B256::ZERO, reason, from: account, to: account, amount }]
+        };
         Ok(match event {
             Event::StakeAdded { provider, amount } => own(*provider, Reason::Staked, *amount),
             Event::UnbondingStarted { provider, amount, unbonded_at } => {
@@ -221,11 +227,7 @@ impl Replay {
                 if id != *model_id {
                     return Err(self.differs(logged, "id of a registered model", &id, model_id));
                 }
-                let terms = ModelTerms {
-                    publisher: *publisher,
-                    royalty_bps: registration.royalty_bps,
-                    family: *family,
-                };
+                let terms = ModelTerms { publisher: *publisher, royalty_bps: registration.royalty_bps, family: *family };
                 if self.models.insert(*model_id, terms).is_some() {
                     return Err(self.differs(logged, "registrations of one model", &1, &2));
                 }
@@ -244,20 +246,32 @@ impl Replay {
                 continue;
             }
             let same_place = |due: &Due| (due.reference, due.reason) == (entry.reference, entry.reason);
-            let exact = due.iter().position(|due| same_place(due) && (due.from, due.to, due.amount) == (entry.from, entry.to, entry.amount));
+            let exact =
+                due.iter().position(|due| same_place(due) && (due.from, due.to, due.amount) == (entry.from, entry.to, entry.amount));
             if let Some(index) = exact {
                 due.swap_remove(index);
                 continue;
             }
             let job = (!entry.reference.is_zero()).then_some(quern_types::JobId(entry.reference));
-            let difference = |what: String, expected: String, found: String| Difference { seq: Some(entry.seq), block: Some(block), job, what, expected, found };
+            let difference = |what: String, expected: String, found: String| Difference {
+                seq: Some(entry.seq),
+                block: Some(block),
+                job,
+                what,
+                expected,
+                found,
+            };
             let name = entry.reason.name();
             return Err(match due.iter().find(|due| same_place(due)) {
                 None => difference(format!("a move for {name}"), "an event in its transaction that says so".into(), "none".into()),
-                Some(due) if due.amount != entry.amount => difference(format!("amount of {name}"), due.amount.to_string(), entry.amount.to_string()),
-                Some(due) => {
-                    difference(format!("accounts of {name}"), format!("{} to {}", due.from, due.to), format!("{} to {}", entry.from, entry.to))
+                Some(due) if due.amount != entry.amount => {
+                    difference(format!("amount of {name}"), due.amount.to_string(), entry.amount.to_string())
                 }
+                Some(due) => difference(
+                    format!("accounts of {name}"),
+                    format!("{} to {}", due.from, due.to),
+                    format!("{} to {}", entry.from, entry.to),
+                ),
             });
         }
         match due.first() {
@@ -310,7 +324,9 @@ pub(super) const fn buckets(reason: Reason) -> (Bucket, Bucket) {
         Reason::Deposit => (Outside, Free),
         Reason::Withdrawal => (Free, Outside),
         Reason::Escrowed => (Free, Escrow),
-        Reason::Cancelled | Reason::Expired | Reason::Undelivered | Reason::Fee | Reason::Royalty | Reason::Change | Reason::Voided => (Escrow, Free),
+        Reason::Cancelled | Reason::Expired | Reason::Undelivered | Reason::Fee | Reason::Royalty | Reason::Change | Reason::Voided => {
+            (Escrow, Free)
+        }
         Reason::Penalty | Reason::SlashedToChallenger | Reason::SlashedToClient => (Lock, Free),
         Reason::Locked => (Stake, Lock),
         Reason::Unlocked => (Lock, Stake),

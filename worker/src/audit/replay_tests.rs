@@ -23,7 +23,13 @@ fn replay(events: &[Logged]) -> Result<Replay, Difference> {
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
-    let act = (any::<u8>(), any::<u8>(), any::<u8>(), any::<u16>(), 0u16..5_000).prop_map(|(kind, who, job, secs, amount)| Act { kind, who, job, secs, amount });
+    let act = (any::<u8>(), any::<u8>(), any::<u8>(), any::<u16>(), 0u16..5_000).prop_map(|(kind, who, job, secs, amount)| Act {
+        kind,
+        who,
+        job,
+        secs,
+        amount,
+    });
     prop::collection::vec(act, 1..120)
 }
 
@@ -74,7 +80,9 @@ fn history_of_two_jobs_holds_and_every_balance_follows() {
     assert_eq!(replay.jobs(), 2);
     assert_eq!(replay.head(), simulation.head);
     // 5,160 units at 5,100 bps: what is left after both jobs, and a tenth of the second lock.
-    let names = |reason: &str| simulation.events.iter().filter(|l| matches!(&l.event, Event::Moved { entry, .. } if entry.reason.name() == reason)).count();
+    let names = |reason: &str| {
+        simulation.events.iter().filter(|l| matches!(&l.event, Event::Moved { entry, .. } if entry.reason.name() == reason)).count()
+    };
     assert_eq!((names("Fee"), names("Royalty"), names("Penalty")), (1, 1, 1));
     for (&(account, bucket), &amount) in &simulation.balances {
         assert_eq!(replay.balance(account, bucket), Amount::from_units(amount), "{account} {bucket:?}");

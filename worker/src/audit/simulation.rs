@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use quern_bindings::{MarketParameters, Registration};
 use quern_types::{
-    Address, Amount, B256, Bucket, ContentCodec, ContentId, EnergyMethod, JobId, JobParameters, JobSpec, LedgerHead, ModelId, Move, PackageRoot, Reason,
-    Receipt,
+    Address, Amount, B256, Bucket, ContentCodec, ContentId, EnergyMethod, JobId, JobParameters, JobSpec, LedgerHead, ModelId, Move,
+    PackageRoot, Reason, Receipt,
 };
 
 use super::replay::{Terms, buckets};
@@ -142,7 +142,8 @@ impl Simulation {
         if to_bucket != Bucket::Outside {
             *self.balances.entry((to, to_bucket)).or_default() += amount;
         }
-        let entry = Move { seq: self.head.seq + 1, from, from_bucket, to, to_bucket, amount: Amount::from_units(amount), reason, reference };
+        let entry =
+            Move { seq: self.head.seq + 1, from, from_bucket, to, to_bucket, amount: Amount::from_units(amount), reason, reference };
         self.head = self.head.after(&entry);
         self.log(Event::Moved { entry, head: self.head.hash });
     }
@@ -268,7 +269,14 @@ impl Simulation {
                 let penalty = lock.units() / 10;
                 let provider = provider(n);
                 let unlocked = Amount::from_units(lock.units() - penalty);
-                self.log(Event::JobUndelivered { job_id: id, client, provider, refund: max_fee, penalty: Amount::from_units(penalty), unlocked });
+                self.log(Event::JobUndelivered {
+                    job_id: id,
+                    client,
+                    provider,
+                    refund: max_fee,
+                    penalty: Amount::from_units(penalty),
+                    unlocked,
+                });
                 self.moved(Reason::Undelivered, client, client, max_fee.units(), id.0);
                 self.moved(Reason::Penalty, provider, client, penalty, id.0);
                 self.moved(Reason::Unlocked, provider, provider, unlocked.units(), id.0);

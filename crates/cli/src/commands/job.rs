@@ -66,6 +66,7 @@ pub enum Command {
     Resume {
         /// The run, as `quern job list` shows it
         run: Option<B256>,
+        /// How to wait
         #[command(flatten)]
         waiting: Waiting,
         /// Write the vectors as int16 (items x width) to this .npy file, and print only a summary

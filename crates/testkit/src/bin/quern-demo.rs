@@ -100,6 +100,7 @@ fn demo(arguments: &Arguments) -> Result<bool> {
         })?;
         jobs.push(describe(&market.devnet, &job["data"])?);
     }
+    share_gas(&mut jobs);
     let after = balances(&actors)?;
 
     step(start, "auditing: the ledger from events alone, every job by recomputing it");
@@ -202,6 +203,20 @@ fn describe(devnet: &Devnet, job: &Value) -> Result<Value> {
         "id": job["id"], "state": job["state"], "items": job.pointer("/spec/itemCount"), "gas": gas, "transactions": transactions,
         "price": job["fee"], "energy_millijoules": job.pointer("/receipt/energyMillijoules"), "energy_method": job.pointer("/receipt/energyMethod"),
     }))
+}
+
+/// A transaction that completed several jobs: each bears its share of the gas, rounded up.
+fn share_gas(jobs: &mut [Value]) {
+    let of = |job: &Value| job.pointer("/transactions/complete").cloned();
+    let hashes: Vec<Option<Value>> = jobs.iter().map(of).collect();
+    for job in jobs {
+        let sharing = hashes.iter().filter(|hash| hash.is_some() && **hash == of(job)).count().max(1) as u64;
+        if let Some(gas) = job.pointer_mut("/gas/complete")
+            && let Some(all) = gas.as_u64()
+        {
+            *gas = json!(all.div_ceil(sharing));
+        }
+    }
 }
 
 /// An audit's verdict; exit code 3 is a verdict too.
