@@ -141,8 +141,17 @@ pub fn verify(
             return Err(shape(format!("slot {} instead of {slot}", proof.key.as_b256())));
         }
         let value = B256::from(proof.value);
-        let expected = (proof.value != U256::ZERO).then(|| alloy_rlp::encode(proof.value));
-        verify_proof(leaf.storage_root, Nibbles::unpack(keccak256(slot)), expected, &proof.proof).map_err(|error| ProofError::Slot {
+        let path = Nibbles::unpack(keccak256(slot));
+        let holds = |expected| verify_proof(leaf.storage_root, path, expected, &proof.proof);
+        let encoded = alloy_rlp::encode(proof.value);
+        // A zero is proven by the slot's absence. A slot that became zero stays as a leaf in the tries of some development nodes (anvil):
+        // a leaf that holds zero, under the same root, proves the same.
+        let proven = if proof.value == U256::ZERO {
+            holds(None).or_else(|error| holds(Some(encoded)).map_err(|_| error))
+        } else {
+            holds(Some(encoded))
+        };
+        proven.map_err(|error| ProofError::Slot {
             block: hash,
             account,
             slot,

@@ -248,7 +248,7 @@ pub fn read_file(path: &Path, must_exist: bool) -> Result<Option<ConfigFile>, Fa
         }
     };
     toml::from_str(&text).map(Some).map_err(|error| {
-        let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+        let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
         let what = format!("{}, line {line}: {}", path.display(), error.message());
         Failure::usage(what, "correct the file; `quern config show` lists what is in force and `quern help init` names every key")
     })

@@ -11,8 +11,10 @@ fn worker_killed_at_every_step_loses_no_job_and_pays_and_submits_once() {
     let story = Story::begin().unwrap();
     // One job for each place, so that one devnet serves them all: the worker dies before and after each step of a job of its own.
     let mut jobs = 0;
-    for when in ["before", "after"] {
-        for step in STEPS {
+    // Before a step whose effect is a transaction the journal is a line behind the chain; everywhere else "after" is the same moment.
+    let points = STEPS.map(|step| ("after", step)).into_iter().chain(["claiming", "submitting", "completing"].map(|step| ("before", step)));
+    {
+        for (when, step) in points {
             let point = format!("{when}:{step}");
             let mut worker = story.worker(&["--crash-at", &point]).unwrap();
             let mut embedding = story.start_embedding(&format!("text of {point}\n"), &[]).unwrap();
@@ -68,41 +70,4 @@ fn every_process_restarted_in_the_middle_of_a_job() {
     });
     assert!(indexed.is_ok(), "{indexed:?}");
     story.audit().unwrap();
-}
-
-#[test]
-fn corrupted_block_is_never_served_and_the_job_is_still_paid() {
-    let story = Story::begin().unwrap();
-    let mut worker = story.worker(&["--crash-at", "after:stored"]).unwrap();
-    let mut embedding = story.start_embedding(LINES, &[]).unwrap();
-    let id = story.only_job().unwrap();
-    assert!(!worker.wait_for_end(PATIENCE).unwrap().success());
-    // Every block of the provider's store rots while it is down.
-    let mut rotten = 0;
-    for file in files(&story.operator.home.join("store")) {
-        let mut bytes = std::fs::read(&file).unwrap();
-        if bytes.starts_with(b"QOU1") {
-            let last = bytes.len() - 1;
-            bytes[last] ^= 1;
-            std::fs::write(&file, bytes).unwrap();
-            rotten += 1;
-        }
-    }
-    assert!(rotten > 0, "the output was stored before the crash");
-    let mut worker = story.worker(&[]).unwrap();
-    assert!(embedding.wait_for_end(PATIENCE).unwrap().success(), "{}", embedding.output().unwrap());
-    story.wait_for_state(&id, "completed", 10).unwrap();
-    story.recompute(&id).unwrap();
-    assert!(worker.ended().unwrap().is_none());
-    story.audit().unwrap();
-}
-
-/// All files below a folder.
-fn files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
-    }
-    found
 }
