@@ -11,7 +11,7 @@ use std::{
 use quern_bindings::Revert;
 use quern_chain::BlockSource;
 use quern_commit::blob::OutputRecord;
-use quern_store::{ContentStore, GatewayConfig, GatewayStore, LayeredStore, Severity};
+use quern_store::{ContentStore, GatewayConfig, GatewayStore, LayeredStore, StoreError};
 use quern_types::{Head, JobId, JobState};
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +49,10 @@ pub enum End {
     Cancelled,
     /// The provider was convicted; the escrow is back.
     Slashed,
+    /// The provider serves something else than it attested to; the text says what does not fit.
+    WrongOutput(String),
+    /// The job is over, and nobody has its output any more.
+    Lost,
 }
 
 /// Something that happened meanwhile.
@@ -211,8 +215,12 @@ impl<S: BlockSource> Drive<'_, S> {
                         outputs.insert(job.id, output);
                         Ok(None)
                     }
-                    Err(ClientError::Store(error)) if error.severity() == Severity::Retry => {
-                        report(Update::NotYet(job.id, &ClientError::Store(error)));
+                    // One provider's misdeed ends its own job, never the others of the run.
+                    Err(ClientError::WrongOutput { reason, .. }) => Ok(Some(End::WrongOutput(reason))),
+                    Err(ClientError::Store(error)) if is_ours(&error) => Err(error.into()),
+                    Err(ClientError::Store(_)) if life.state.is_terminal() => Ok(Some(End::Lost)),
+                    Err(error @ ClientError::Store(_)) => {
+                        report(Update::NotYet(job.id, &error));
                         Ok(None)
                     }
                     Err(error) => Err(error),
@@ -250,11 +258,25 @@ impl<S: BlockSource> Drive<'_, S> {
     fn store_for(&self, job: &JobLife) -> Result<LayeredStore, ClientError> {
         let announced =
             job.claim.and_then(|claim| self.follower.facts().providers().remove(&claim.provider)).map(|provider| provider.gateway);
-        let usable = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+        // TRUST: a provider may announce anything; what is no address of a gateway is left out.
+        let usable = |url: &String| GatewayStore::new(&GatewayConfig { gateways: vec![url.clone()], block_timeout_ms: 1 }).is_ok();
         let mut gateways: Vec<String> = announced.into_iter().filter(usable).collect();
         gateways.extend(self.gateways.iter().filter(|url| !gateways.contains(url)).cloned().collect::<Vec<_>>());
         layered(self.store.clone(), gateways, self.options.block_timeout_ms)
     }
+}
+
+/// Whether an error of the store is about this machine, and so stops everything; else it is about what a provider serves.
+fn is_ours(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Full { .. }
+            | StoreError::DiskFull { .. }
+            | StoreError::ReadOnly { .. }
+            | StoreError::Io { .. }
+            | StoreError::Layout { .. }
+            | StoreError::KuboDisagrees { .. }
+    )
 }
 
 /// A store of one's own with gateways behind it.

@@ -158,12 +158,4 @@ pub enum ClientError {
         /// What does not fit.
         reason: String,
     },
-    /// A result that this machine computes otherwise.
-    #[error("job {job}: item {item} was computed wrongly by the provider: this machine gets other bits")]
-    OtherBits {
-        /// The id.
-        job: JobId,
-        /// The first item that differs.
-        item: u32,
-    },
 }

@@ -381,3 +381,169 @@ fn fold_job(before: Option<JobLife>, event: &Event) -> Option<JobLife> {
     }
     Some(job)
 }
+
+#[cfg(test)]
+mod tests {
+    use quern_chain::{Batch, BlockHeader, Unwind};
+    use quern_types::{ContentCodec, ContentId, EnergyMethod, JobKind};
+
+    use super::*;
+
+    const DOMAIN: Domain = Domain { chain_id: 901, market: Address::repeat_byte(9) };
+    const CLIENT: Address = Address::repeat_byte(1);
+    const PROVIDER: Address = Address::repeat_byte(2);
+
+    fn block(number: u64) -> BlockRef {
+        BlockRef { number, hash: B256::with_last_byte(u8::try_from(number).expect("small")), timestamp: 1_000 + number }
+    }
+
+    fn heads(latest: u64) -> Heads {
+        Heads { latest: block(latest), safe: block(0), finalized: block(0) }
+    }
+
+    fn spec(salt: u8) -> JobSpec {
+        JobSpec {
+            client: CLIENT,
+            model_id: ModelId::default(),
+            kind: JobKind::Embed,
+            item_count: 1,
+            samples_per_item: 1,
+            input_root: B256::ZERO,
+            input_len: 3,
+            max_output: 0,
+            stop_ids: [0; 8],
+            temperature: 0,
+            min_p: 0,
+            seed: B256::ZERO,
+            base_price: Amount::from_units(100),
+            input_price: Amount::ZERO,
+            output_price: Amount::ZERO,
+            item_price: Amount::ZERO,
+            ramp_floor_bps: 10_000,
+            ramp_secs: 0,
+            claim_by: 9_000,
+            deliver_within: 60,
+            designated: Address::ZERO,
+            input: ContentId { codec: ContentCodec::Raw, digest: B256::ZERO },
+            salt: B256::repeat_byte(salt),
+        }
+    }
+
+    fn posted(job_id: JobId, spec: JobSpec) -> QuernEvent {
+        let (client, model_id) = (spec.client, spec.model_id);
+        QuernEvent::JobPosted { job_id, client, model_id, max_fee: Amount::from_units(100), posted_at: 1_001, spec: Box::new(spec) }
+    }
+
+    fn claimed(job_id: JobId) -> QuernEvent {
+        QuernEvent::JobClaimed { job_id, provider: PROVIDER, operator: PROVIDER, price_bps: 10_000, deadline: 2_000, lock: Amount::ZERO }
+    }
+
+    fn submitted(job_id: JobId) -> QuernEvent {
+        let receipt = Receipt {
+            job_id,
+            provider: PROVIDER,
+            output_root: B256::ZERO,
+            output_len: 0,
+            output: ContentId { codec: ContentCodec::Raw, digest: B256::ZERO },
+            work_digest: B256::ZERO,
+            energy_millijoules: 1,
+            energy_method: EnergyMethod::Estimated,
+        };
+        QuernEvent::ReceiptSubmitted {
+            job_id,
+            provider: PROVIDER,
+            receipt_digest: B256::ZERO,
+            window_end: 3_000,
+            receipt: Box::new(receipt),
+        }
+    }
+
+    /// One block with one event.
+    fn batch(number: u64, event: QuernEvent) -> Step<Event> {
+        let at = block(number);
+        let header = BlockHeader { at, parent: block(number - 1).hash, bloom: Default::default() };
+        let event = Event { block: at, tx_hash: at.hash, tx_index: 0, log_index: 0, address: DOMAIN.market, event };
+        Step::Batch(Batch { blocks: vec![header], events: vec![event], heads: heads(number) })
+    }
+
+    fn unwind(to: u64) -> Step<Event> {
+        Step::Unwind(Unwind { to: block(to), heads: heads(to) })
+    }
+
+    #[test]
+    fn job_is_followed_from_its_posting_to_its_payment() {
+        let id = spec(1).id(&DOMAIN);
+        let mut facts = Facts::new(DOMAIN, Scope::Client(CLIENT));
+        facts.take(batch(1, posted(id, spec(1))));
+        assert_eq!(facts.job(id).map(|job| job.state), Some(JobState::Open));
+        facts.take(batch(2, claimed(id)));
+        facts.take(batch(3, submitted(id)));
+        let job = facts.job(id).expect("followed");
+        assert_eq!((job.state, job.window_end, job.claim.map(|claim| claim.deadline)), (JobState::Submitted, Some(3_000), Some(2_000)));
+        let (fee, royalty, change) = (Amount::from_units(60), Amount::from_units(6), Amount::from_units(40));
+        facts.take(batch(4, QuernEvent::JobCompleted { job_id: id, provider: PROVIDER, publisher: CLIENT, fee, royalty, change }));
+        let job = facts.job(id).expect("followed");
+        assert_eq!(job.state, JobState::Completed);
+        assert_eq!(job.settled, Some(Settlement { fee, royalty, refund: change, compensation: Amount::ZERO }));
+        assert_eq!(job.steps.iter().map(|step| step.block.number).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert!(facts.is_current());
+    }
+
+    #[test]
+    fn reorganisation_takes_back_exactly_what_was_above_it() {
+        let id = spec(1).id(&DOMAIN);
+        let mut facts = Facts::new(DOMAIN, Scope::Client(CLIENT));
+        facts.take(batch(1, posted(id, spec(1))));
+        facts.take(batch(2, claimed(id)));
+        facts.take(unwind(1));
+        assert_eq!(facts.job(id).map(|job| (job.state, job.claim)), Some((JobState::Open, None)));
+        facts.take(unwind(0));
+        assert_eq!(facts.job(id), None);
+        assert!(facts.jobs().is_empty());
+        // Mined again in another block, it is the same job.
+        facts.take(batch(1, posted(id, spec(1))));
+        facts.take(batch(2, claimed(id)));
+        assert_eq!(facts.job(id).map(|job| job.state), Some(JobState::Claimed));
+        assert_eq!(facts.jobs(), [id]);
+    }
+
+    #[test]
+    fn node_that_shows_another_specification_under_an_id_shows_no_job() {
+        let id = spec(1).id(&DOMAIN);
+        let mut facts = Facts::new(DOMAIN, Scope::Jobs([id].into()));
+        facts.take(batch(1, posted(id, JobSpec { base_price: Amount::from_units(1), ..spec(1) })));
+        facts.take(batch(2, claimed(id)));
+        assert_eq!(facts.job(id), None);
+    }
+
+    #[test]
+    fn jobs_outside_the_scope_are_not_kept() {
+        let (ours, theirs) = (spec(1).id(&DOMAIN), spec(2).id(&DOMAIN));
+        let mut facts = Facts::new(DOMAIN, Scope::Jobs([ours].into()));
+        facts.take(batch(1, posted(theirs, spec(2))));
+        facts.take(batch(2, claimed(theirs)));
+        facts.take(batch(3, posted(ours, spec(1))));
+        assert_eq!((facts.job(theirs), facts.jobs()), (None, [ours].as_slice()));
+        assert_eq!(facts.events.len(), 1);
+    }
+
+    #[test]
+    fn listing_is_what_was_said_last() {
+        let model = ModelId(B256::repeat_byte(7));
+        let mut facts = Facts::new(DOMAIN, Scope::None);
+        let listed = |item: u128| QuernEvent::PriceListed {
+            provider: PROVIDER,
+            model_id: model,
+            prices: Prices { item: Amount::from_units(item), ..Prices::default() },
+        };
+        facts.take(batch(1, listed(5)));
+        facts.take(batch(2, listed(7)));
+        facts.take(batch(3, QuernEvent::ProviderAnnounced { provider: PROVIDER, gateway: "http://a".into() }));
+        let provider = facts.providers().remove(&PROVIDER).expect("listed");
+        assert_eq!((provider.gateway.as_str(), provider.prices[&model].item), ("http://a", Amount::from_units(7)));
+        facts.take(batch(4, QuernEvent::PriceUnlisted { provider: PROVIDER, model_id: model }));
+        assert!(facts.providers()[&PROVIDER].prices.is_empty());
+        facts.take(unwind(1));
+        assert_eq!(facts.providers()[&PROVIDER].prices[&model].item, Amount::from_units(5));
+    }
+}

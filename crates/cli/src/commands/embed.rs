@@ -235,12 +235,11 @@ async fn detach(context: &Context, actor: &Actor, planned: &Run, results: &mut R
 /// An error of the client with the run that it leaves behind.
 fn explain(error: quern_client::ClientError, planned: &Run) -> anyhow::Error {
     let found = Failure::of(&session::explain(error));
-    let exit = if found.what.contains("other bits") { Exit::Difference } else { found.exit };
     let remedy = match found.remedy.as_str() {
         "" => format!("nothing is lost: `quern job resume {}` goes on from here", planned.id),
         remedy => format!("{remedy}; then `quern job resume {}`", planned.id),
     };
-    Failure { remedy, exit, ..found }.into()
+    Failure { remedy, ..found }.into()
 }
 
 fn source(file: &Path) -> String {

@@ -64,6 +64,8 @@ pub(crate) struct Results {
     npy: Option<PathBuf>,
     recheck: Option<(Package, Arc<dyn ContentStore>)>,
     progress: Progress,
+    /// What was said of each job last.
+    told: BTreeMap<JobId, String>,
     ends: BTreeMap<JobId, End>,
     /// Jobs of the run, in order, whose vectors were printed.
     printed: usize,
@@ -79,6 +81,7 @@ impl Results {
             npy: npy.map(Path::to_owned),
             recheck: None,
             progress: Progress::new(out, run.jobs.len()),
+            told: BTreeMap::new(),
             ends: BTreeMap::new(),
             printed: 0,
             broken: None,
@@ -93,18 +96,24 @@ impl Results {
     /// Takes what happened.
     pub(crate) fn take(&mut self, update: &Update<'_>) {
         match update {
-            Update::Posting(id) => self.progress.say(*id, "posting"),
-            Update::State(id, life) => self.progress.say(*id, &state_text(*id, life)),
-            Update::TakenBack(id) => self.progress.say(*id, "a reorganisation took it off the chain: posting it again"),
-            Update::NotYet(id, error) => {
-                self.progress.say(*id, &format!("delivered, but not to be had yet: {}", crate::failure::one_line(*error)))
-            }
-            Update::Refunding(id) => self.progress.say(*id, "getting the escrow back"),
+            Update::Posting(id) => self.say(*id, "posting".into()),
+            Update::State(id, life) => self.say(*id, state_text(*id, life)),
+            Update::TakenBack(id) => self.say(*id, "a reorganisation took it off the chain: posting it again".into()),
+            Update::NotYet(id, error) => self.say(*id, format!("delivered, but not to be had yet: {}", crate::failure::one_line(*error))),
+            Update::Refunding(id) => self.say(*id, "getting the escrow back".into()),
             Update::Ended(id, end) => {
                 self.progress.ended(*id, &end_text(end));
                 self.ends.insert(*id, (*end).clone());
                 self.flush();
             }
+        }
+    }
+
+    /// Says something new about a job; what was said last is not repeated with every block.
+    fn say(&mut self, id: JobId, text: String) {
+        if self.told.get(&id) != Some(&text) {
+            self.progress.say(id, &text);
+            self.told.insert(id, text);
         }
     }
 
@@ -231,6 +240,9 @@ fn without_result(run: &Run, ends: &BTreeMap<JobId, End>) -> Result<(), Failure>
     } else {
         match end {
             End::NotPosted(_) => "no money moved; correct what the contract says and embed again".to_owned(),
+            End::WrongOutput(_) | End::Lost => {
+                format!("the provider is paid unless its receipt is challenged: confirm with `quern audit job {id}`")
+            }
             _ => "the escrow is back (no refund is due); embed again, perhaps at a higher price or with more time".to_owned(),
         }
     };
@@ -245,6 +257,8 @@ fn end_name(end: &End) -> &'static str {
         End::Undelivered { .. } => "undelivered",
         End::Cancelled => "cancelled",
         End::Slashed => "slashed",
+        End::WrongOutput(_) => "wrong_output",
+        End::Lost => "lost",
     }
 }
 
@@ -256,6 +270,8 @@ fn end_text(end: &End) -> String {
         End::Undelivered { .. } => "its provider did not deliver in time".into(),
         End::Cancelled => "it was cancelled".into(),
         End::Slashed => "its provider was convicted of a wrong result".into(),
+        End::WrongOutput(reason) => format!("its provider serves something else than it attested to ({reason})"),
+        End::Lost => "it is over, and no gateway has its output".into(),
     }
 }
 
