@@ -1,6 +1,6 @@
 //! The process: chain, database and server together.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use quern_chain::{BlockSource, Client, Cursor, EventStream, NewHeads, Start, StreamConfig, deployment::Deployment};
 use quern_db::{Index, index::IndexBinding};
@@ -14,6 +14,9 @@ use crate::{
     api::{self, Api},
     follow,
 };
+
+/// How long answers that are under way may take once the indexer is told to stop.
+const CLOSING_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs the indexer until `shutdown` is cancelled: then it ends what it has begun and returns.
 ///
@@ -49,18 +52,32 @@ pub async fn run(
         let server = axum::serve(listener, api::router(api)).with_graceful_shutdown(closing.cancelled_owned());
         server.await.map_err(Error::Serve)
     });
-    // The first that ends, ends all: either we were told to stop, or it cannot go on.
-    let mut outcome = Ok(());
-    while let Some(ended) = tasks.join_next().await {
-        stop.cancel();
-        let ended = ended.map_err(|_| Error::Panicked).and_then(|result| result);
-        outcome = outcome.and(ended);
-    }
+    let outcome = until_all_ended(tasks, &stop).await;
     match Arc::try_unwrap(index) {
         Ok(index) => index.close().await,
         Err(index) => warn!(readers = Arc::strong_count(&index), "indexer.closed_in_use"),
     }
     info!("indexer.stopped");
+    outcome
+}
+
+/// The first task that ends, ends all: either we were told to stop, or it cannot go on. A client that reads its answer slowly does not hold us up for ever.
+async fn until_all_ended(mut tasks: JoinSet<Result<(), Error>>, stop: &CancellationToken) -> Result<(), Error> {
+    let mut outcome = match tasks.join_next().await {
+        Some(ended) => ended.map_err(|_| Error::Panicked).flatten(),
+        None => Ok(()),
+    };
+    stop.cancel();
+    let rest = async {
+        while let Some(ended) = tasks.join_next().await {
+            let ended = ended.map_err(|_| Error::Panicked).flatten();
+            outcome = std::mem::replace(&mut outcome, Ok(())).and(ended);
+        }
+    };
+    if tokio::time::timeout(CLOSING_LIMIT, rest).await.is_err() {
+        warn!(seconds = CLOSING_LIMIT.as_secs(), "indexer.answers_cut_off");
+        tasks.abort_all();
+    }
     outcome
 }
 

@@ -28,6 +28,10 @@ pub(crate) struct Kind {
     pub(crate) migrator: &'static Migrator,
     /// When a commit is on disk.
     pub(crate) synchronous: SqliteSynchronous,
+    /// Pages that the writing connection keeps in memory, KiB: indexes over hashes are written all over the file.
+    pub(crate) cache_kib: u32,
+    /// Pages in the write-ahead log from which it is copied back; more pages are copied once instead of many times.
+    pub(crate) checkpoint_pages: u32,
     /// Connections that only read, beside the one that writes.
     pub(crate) readers: u32,
     /// Whether every page is checked at opening.
@@ -63,7 +67,12 @@ impl Database {
         let options = options(&path, kind);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
-            .connect_with(options.clone())
+            .connect_with(
+                options
+                    .clone()
+                    .pragma("cache_size", format!("-{}", kind.cache_kib))
+                    .pragma("wal_autocheckpoint", kind.checkpoint_pages.to_string()),
+            )
             .await
             .map_err(|source| damage_or(&path, kind, "opening the file", source))?;
         migrate(&writer, &path, kind).await?;

@@ -1,9 +1,6 @@
 //! `/v1/jobs`.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use quern_db::index::{Change, EventRow, Job, JobFilter};
 use quern_types::{Address, Amount, B256, Heads, JobId, JobKind, JobSpec, JobState, ModelId, Receipt};
 use serde::{Deserialize, Serialize};
@@ -12,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Api,
     answer::{self, Answer, PlaceView},
-    params::{self, Params},
+    params::{self, Params, Segment},
     problem::Problem,
 };
 
@@ -249,7 +246,7 @@ pub(super) async fn jobs(State(api): State<Api>, Params(query): Params<JobsQuery
 /// One job with its specification, receipt and history.
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = String, Path, description = "0x and 64 hexadecimal digits")),
     responses((status = 200, body = Answer<JobView>), (status = 400, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn job(State(api): State<Api>, Path(text): Path<String>) -> Result<Json<Answer<JobView>>, Problem> {
+pub(super) async fn job(State(api): State<Api>, Segment(text): Segment) -> Result<Json<Answer<JobView>>, Problem> {
     let id = params::job_id("id", &text)?;
     let mut snapshot = api.snapshot().await?;
     let (heads, head) = answer::heads(&snapshot)?;

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use quern_db::index::{Balance, MoveFilter, MoveRow};
 use quern_types::{Address, Amount, B256, Bucket, Heads, JobId, Reason};
 use serde::{Deserialize, Serialize};
@@ -14,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Api,
     answer::{self, Answer, ChangedView, PlaceView},
-    params::{self, Params},
+    params::{self, Params, Segment},
     problem::Problem,
 };
 
@@ -165,7 +162,7 @@ pub(super) async fn balances(
 /// What one account has; an account that never had anything has no buckets.
 #[utoipa::path(get, path = "/v1/ledger/balances/{account}", tag = "ledger", params(("account" = String, Path, description = "address")),
     responses((status = 200, body = Answer<AccountView>), (status = 400, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn balances_of(State(api): State<Api>, Path(text): Path<String>) -> Result<Json<Answer<AccountView>>, Problem> {
+pub(super) async fn balances_of(State(api): State<Api>, Segment(text): Segment) -> Result<Json<Answer<AccountView>>, Problem> {
     let account = params::address("account", &text)?;
     let mut snapshot = api.snapshot().await?;
     let (heads, head) = answer::heads(&snapshot)?;

@@ -1,9 +1,6 @@
 //! `/v1/models`.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use quern_db::index::Model;
 use quern_types::{Address, B256, Heads, ModelId, PackageRoot};
 use serde::{Deserialize, Serialize};
@@ -12,13 +9,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Api,
     answer::{self, Answer, ChangedView, PlaceView},
-    params::{self, Params},
+    params::{self, Params, Segment},
     problem::Problem,
-    providers::PriceView,
+    providers::{MOST_PRICES, PriceView},
 };
-
-/// Most prices that the answer about one model holds.
-const MOST_PRICES: u32 = 200;
 
 /// Which models.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -81,7 +75,7 @@ pub(super) struct ModelView {
     /// sha2-256 of the package's root block as announced last.
     #[schema(value_type = String)]
     package_digest: B256,
-    /// What providers ask for it, at most 200.
+    /// What providers ask for it, at most 200, those with the most stake first.
     prices: Vec<PriceView>,
 }
 
@@ -117,7 +111,7 @@ pub(super) async fn models(State(api): State<Api>, Params(query): Params<ModelsQ
 /// One model with its package and what is asked for it.
 #[utoipa::path(get, path = "/v1/models/{id}", tag = "models", params(("id" = String, Path, description = "0x and 64 hexadecimal digits")),
     responses((status = 200, body = Answer<ModelView>), (status = 400, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn model(State(api): State<Api>, Path(text): Path<String>) -> Result<Json<Answer<ModelView>>, Problem> {
+pub(super) async fn model(State(api): State<Api>, Segment(text): Segment) -> Result<Json<Answer<ModelView>>, Problem> {
     let id = params::model_id("id", &text)?;
     let mut snapshot = api.snapshot().await?;
     let (heads, head) = answer::heads(&snapshot)?;

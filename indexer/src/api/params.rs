@@ -1,7 +1,7 @@
 //! What a caller may pass. Everything else is refused by name.
 
 use axum::{
-    extract::{FromRequestParts, Query},
+    extract::{FromRequestParts, Path, Query},
     http::{StatusCode, request::Parts},
 };
 use quern_types::{Address, JobId, JobState, ModelId};
@@ -26,6 +26,20 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
             Problem::new(StatusCode::BAD_REQUEST, "unknown_parameter", rejection.body_text(), action)
         })?;
         Ok(Self(params))
+    }
+}
+
+/// The one variable segment of a path, as text.
+pub(super) struct Segment(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Problem::bad_parameter("path", rejection.body_text(), "write the id in plain ASCII"))?;
+        Ok(Self(text))
     }
 }
 

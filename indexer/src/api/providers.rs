@@ -1,9 +1,6 @@
 //! `/v1/providers`.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use quern_db::index::{Balance, Price, Provider};
 use quern_types::{Address, Amount, Bucket, Heads, ModelId};
 use serde::{Deserialize, Serialize};
@@ -12,9 +9,12 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Api,
     answer::{self, Answer, ChangedView},
-    params::{self, Params},
+    params::{self, Params, Segment},
     problem::Problem,
 };
+
+/// Most prices that an answer about one provider or one model holds.
+pub(super) const MOST_PRICES: u32 = 200;
 
 /// Which providers.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -73,7 +73,7 @@ pub(super) struct ProviderView {
     unbonding: Amount,
     /// When that can be withdrawn, Unix seconds; null if it never unbonded.
     unbonded_at: Option<u64>,
-    /// What it asks, by model.
+    /// What it asks, by model, at most 200.
     prices: Vec<PriceView>,
 }
 
@@ -154,12 +154,12 @@ pub(super) async fn providers(
 /// One provider with its stake and its prices.
 #[utoipa::path(get, path = "/v1/providers/{address}", tag = "providers", params(("address" = String, Path, description = "owner address")),
     responses((status = 200, body = Answer<ProviderView>), (status = 400, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(super) async fn provider(State(api): State<Api>, Path(text): Path<String>) -> Result<Json<Answer<ProviderView>>, Problem> {
+pub(super) async fn provider(State(api): State<Api>, Segment(text): Segment) -> Result<Json<Answer<ProviderView>>, Problem> {
     let address = params::address("address", &text)?;
     let mut snapshot = api.snapshot().await?;
     let (heads, head) = answer::heads(&snapshot)?;
     let row = snapshot.provider(address).await?.ok_or_else(|| Problem::not_found("provider", &text))?;
-    let prices = snapshot.prices_of_provider(address).await?;
+    let prices = snapshot.prices_of_provider(address, MOST_PRICES).await?;
     let balances = snapshot.balances_of(address).await?;
     let view = ProviderView {
         stake: held(&balances, Bucket::Stake),

@@ -132,6 +132,12 @@ async fn filters_choose_and_pages_continue() {
     let of_provider = asked.get(&format!("/v1/ledger/moves?account={PROVIDER:?}")).await;
     assert_eq!(of_provider["data"].as_array().expect("rows").len(), 5);
 
+    let of_both = asked.get(&format!("/v1/ledger/moves?account={PROVIDER:?}&job={JOB}&limit=2")).await;
+    assert_eq!(of_both["data"].as_array().expect("rows").len(), 2);
+    let next = of_both["next"].as_str().expect("there is more");
+    let rest = asked.get(&format!("/v1/ledger/moves?account={PROVIDER:?}&job={JOB}&after={next}")).await;
+    assert_eq!(rest["data"].as_array().expect("rows").len(), 1);
+
     let mut accounts = Vec::new();
     let mut path = "/v1/ledger/balances?limit=1".to_owned();
     loop {
@@ -152,6 +158,7 @@ async fn malformed_and_unknown_things_are_refused_by_name() {
     for path in [
         "/v1/jobs/0x12",
         "/v1/jobs/%00",
+        "/v1/jobs/%ff",
         "/v1/jobs/' OR 1=1 --".replace(' ', "%20").as_str(),
         "/v1/models/latest",
         "/v1/providers/0xf0",
@@ -227,6 +234,22 @@ async fn broken_money_rule_is_an_alarm_in_health_and_status_and_stops_no_answer(
     // The lie and the honest entry after it, which no longer follows.
     assert_eq!(asked.get("/v1/status").await["data"]["alarms"], 2);
     asked.get(&format!("/v1/jobs/{JOB}")).await;
+}
+
+#[tokio::test]
+async fn completions_skipped_by_a_spammer_do_not_hide_a_jobs_history() {
+    let mut batch = story();
+    let place = batch.events.last().expect("there are events").place;
+    for spam in 1..2_000 {
+        let place = quern_db::index::Place { log_index: place.log_index + spam, ..place };
+        let change = Change::CompletionSkipped { job: JOB, reason: "JobNotInState".into() };
+        batch.events.push(quern_db::index::Event { place, contract: PROVIDER, change });
+    }
+    let asked = serving(&[batch]).await;
+    let job = asked.get(&format!("/v1/jobs/{JOB}")).await;
+    let history = job["data"]["history"].as_array().expect("rows");
+    assert_eq!(history.len(), 4 + 5);
+    assert_eq!(history.iter().filter(|row| row["state"] == "completed").count(), 1);
 }
 
 #[tokio::test]

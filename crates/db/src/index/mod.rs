@@ -42,6 +42,8 @@ const KIND: Kind = Kind {
     migrator: &MIGRATOR,
     // Derived from the chain: a commit may be lost to a power cut, a file may not be torn by one.
     synchronous: SqliteSynchronous::Normal,
+    cache_kib: 65_536,
+    checkpoint_pages: 8_192,
     readers: 8,
     check_whole: false,
     consequence: "nothing but time is lost if it is deleted: the indexer builds it again from the chain",

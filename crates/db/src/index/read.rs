@@ -16,6 +16,11 @@ use crate::{
     value::{Reader, counted, integer},
 };
 
+/// Most events that a job's history holds; every one of them costs its author a bond or moves the job.
+const MOST_EVENTS: i64 = 1_000;
+/// Most skipped completions that a job's history holds.
+const MOST_SKIPPED: i64 = 5;
+
 /// Which jobs are wanted; every condition that is given holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct JobFilter {
@@ -130,17 +135,29 @@ impl Snapshot {
         self.many(query).await
     }
 
-    /// Every event about a job, in order.
+    /// The events about a job, in order. Of completions that were skipped, which anybody may cause at will, only the last few.
     ///
     /// # Errors
     /// The database fails or holds what we never write.
     pub async fn job_events(&mut self, id: JobId) -> Result<Vec<EventRow>> {
-        let rows = sqlx::query("SELECT * FROM event WHERE job_id = ? ORDER BY block_number, log_index")
-            .bind(id.0.as_slice())
-            .fetch_all(&mut *self.transaction)
-            .await
-            .map_err(Error::sql("reading the events of a job"))?;
-        rows.iter().map(event).collect()
+        let mut events = Vec::new();
+        for sql in [
+            "SELECT * FROM event WHERE job_id = ? AND name <> 'CompletionSkipped' ORDER BY block_number DESC, log_index DESC LIMIT ?",
+            "SELECT * FROM event WHERE job_id = ? AND name = 'CompletionSkipped' ORDER BY block_number DESC, log_index DESC LIMIT ?",
+        ] {
+            let limit = if events.is_empty() { MOST_EVENTS } else { MOST_SKIPPED };
+            let rows = sqlx::query(sql)
+                .bind(id.0.as_slice())
+                .bind(limit)
+                .fetch_all(&mut *self.transaction)
+                .await
+                .map_err(Error::sql("reading the events of a job"))?;
+            for row in &rows {
+                events.push(event(row)?);
+            }
+        }
+        events.sort_by_key(|event| (event.place.block.number, event.place.log_index));
+        Ok(events)
     }
 
     /// A provider.
@@ -164,23 +181,28 @@ impl Snapshot {
         self.many(query).await
     }
 
-    /// What a provider asks, by model.
+    /// What a provider asks, by model, at most `limit`.
     ///
     /// # Errors
     /// The database fails or holds what we never write.
-    pub async fn prices_of_provider(&mut self, provider: Address) -> Result<Vec<Price>> {
+    pub async fn prices_of_provider(&mut self, provider: Address, limit: u32) -> Result<Vec<Price>> {
         let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM price WHERE provider = ");
-        query.push_bind(provider.to_vec()).push(" ORDER BY model_id");
+        query.push_bind(provider.to_vec()).push(" ORDER BY model_id LIMIT ").push_bind(i64::from(limit));
         self.many(query).await
     }
 
-    /// What is asked for a model, by provider, at most `limit`.
+    /// What is asked for a model, at most `limit`: those with the most stake first, because anybody may list a price.
     ///
     /// # Errors
     /// The database fails or holds what we never write.
     pub async fn prices_of_model(&mut self, model: ModelId, limit: u32) -> Result<Vec<Price>> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM price WHERE model_id = ");
-        query.push_bind(model.0.to_vec()).push(" ORDER BY provider LIMIT ").push_bind(i64::from(limit));
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "SELECT price.* FROM price LEFT JOIN balance ON balance.account = price.provider AND balance.bucket = 'Stake' WHERE price.model_id = ",
+        );
+        query
+            .push_bind(model.0.to_vec())
+            .push(" ORDER BY COALESCE(balance.amount, '') DESC, price.provider LIMIT ")
+            .push_bind(i64::from(limit));
         self.many(query).await
     }
 
@@ -216,14 +238,19 @@ impl Snapshot {
     /// # Errors
     /// The database fails or holds what we never write.
     pub async fn moves(&mut self, filter: &MoveFilter, after: u64, limit: u32) -> Result<Vec<MoveRow>> {
-        let mut query = QueryBuilder::<Sqlite>::new("SELECT * FROM ledger_move WHERE seq > ");
-        query.push_bind(counted(after));
-        if let Some(account) = filter.account {
-            query.push(" AND (from_account = ").push_bind(account.to_vec());
-            query.push(" OR to_account = ").push_bind(account.to_vec()).push(")");
-        }
-        if let Some(job) = filter.job {
-            query.push(" AND reference = ").push_bind(job.0.to_vec());
+        let mut query = QueryBuilder::<Sqlite>::new("");
+        // One branch per index, each cut to the page, so that no filter makes a page cost a walk over the whole ledger.
+        let branches: &[&str] = if filter.account.is_some() { &["from_account", "to_account"] } else { &[""] };
+        for (position, column) in branches.iter().enumerate() {
+            query.push(if position == 0 { "SELECT * FROM (" } else { " UNION SELECT * FROM (" });
+            query.push("SELECT * FROM ledger_move WHERE seq > ").push_bind(counted(after));
+            if let Some(account) = filter.account {
+                query.push(format!(" AND {column} = ")).push_bind(account.to_vec());
+            }
+            if let Some(job) = filter.job {
+                query.push(" AND reference = ").push_bind(job.0.to_vec());
+            }
+            query.push(" ORDER BY seq, block_number, log_index LIMIT ").push_bind(i64::from(limit)).push(format!(") AS moves_{position}"));
         }
         query.push(" ORDER BY seq, block_number, log_index LIMIT ").push_bind(i64::from(limit));
         let rows = query.build().fetch_all(&mut *self.transaction).await.map_err(Error::sql("reading ledger moves"))?;

@@ -34,6 +34,8 @@ const KIND: Kind = Kind {
     migrator: &MIGRATOR,
     // Money: a commit that was answered survives a power cut.
     synchronous: SqliteSynchronous::Full,
+    cache_kib: 2_000,
+    checkpoint_pages: 1_000,
     readers: 2,
     check_whole: true,
     consequence: "deleting it forgets which transactions were sent and which jobs are owed, and costs stake if any job is under way",

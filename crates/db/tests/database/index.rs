@@ -375,6 +375,35 @@ async fn pages_meet_every_row_once_in_a_stable_order() {
     assert!(balances.iter().all(|balance| balance.account == balances[0].account));
     let rest = snapshot.balances(Some(balances[0].account), 100).await.expect("reads");
     assert!(rest.iter().all(|balance| balance.account > balances[0].account));
+    let model = quern_types::ModelId(B256::repeat_byte(2));
+    assert!(snapshot.prices_of_model(model, 100).await.expect("reads").is_empty());
     let providers = snapshot.providers(None, 100).await.expect("reads");
     assert_eq!(snapshot.providers(Some(providers[0].provider), 100).await.expect("reads"), providers[1..]);
+}
+
+#[tokio::test]
+async fn prices_of_a_model_show_stake_before_spam() {
+    let folder = folder();
+    let index = open(&folder.path().join("index.db")).await;
+    let model = quern_types::ModelId(B256::repeat_byte(2));
+    let prices = quern_db::index::Prices { base: Amount::ZERO, input: Amount::ZERO, output: Amount::ZERO, item: Amount::ZERO };
+    let staked = Address::repeat_byte(0xff);
+    let entry = Move {
+        seq: 1,
+        from: staked,
+        from_bucket: Bucket::Outside,
+        to: staked,
+        to_bucket: Bucket::Stake,
+        amount: Amount::from_units(1),
+        reason: Reason::Staked,
+        reference: B256::ZERO,
+    };
+    let head = quern_types::LedgerHead::genesis(binding().chain_id, binding().ledger).after(&entry).hash;
+    let mut changes = vec![Change::Moved { entry, head }];
+    changes.extend((1..=9).chain([0xff]).map(|byte| Change::PriceListed { provider: Address::repeat_byte(byte), model, prices }));
+    index.apply(&one_block(changes)).await.expect("applies");
+    let mut snapshot = index.snapshot().await.expect("reads");
+    let shown: Vec<Address> = snapshot.prices_of_model(model, 2).await.expect("reads").iter().map(|price| price.provider).collect();
+    assert_eq!(shown, [staked, Address::repeat_byte(1)]);
+    assert_eq!(snapshot.prices_of_provider(staked, 10).await.expect("reads").len(), 1);
 }
