@@ -120,6 +120,15 @@ fn stream_follows_a_node_through_backfill_reorganisations_and_a_shorter_chain() 
         until(&mut stream, &mut folded, latest(&client).await).await;
         folded.assert_canonical(&client).await;
         assert_eq!(folded.events.len(), 5);
+        // Receipts, the witness for an answer that is suspiciously empty, say the same as the logs, and the header's bloom filter vouches for them.
+        for event in &folded.events {
+            let logs = client.all_logs_of_block(event.block.hash).await.unwrap().unwrap();
+            let mut bloom = alloy::primitives::Bloom::ZERO;
+            logs.iter().for_each(|log| bloom.accrue_raw_log(log.address, log.data.topics()));
+            assert_eq!(client.block_by_hash(event.block.hash).await.unwrap().unwrap().bloom, bloom);
+            assert!(logs.iter().any(|log| log.log_index == event.log_index && log.data.topics()[0] == topic(event)));
+        }
+        assert_eq!(client.all_logs_of_block(B256::repeat_byte(9)).await.unwrap_or_default(), None);
         let heads = folded.heads.unwrap();
         assert!(heads.finalized.number < heads.safe.number && heads.safe.number < heads.latest.number, "{heads:?}");
 

@@ -1,5 +1,5 @@
 //! A real anvil for one test, and a contract small enough to be written by hand.
-#![allow(dead_code, clippy::unwrap_used, reason = "shared by tests; a test fails by panicking")]
+#![allow(dead_code, clippy::unwrap_used, clippy::print_stderr, reason = "shared by tests; a test fails by panicking")]
 
 use std::time::Duration;
 
