@@ -9,7 +9,7 @@ use std::{
 };
 
 use quern_exact::encoder::Output;
-use quern_model::{Corpus, Package};
+use quern_model::{Corpus, Package, Reference, StratumReport, fidelity};
 use tempfile::TempDir;
 
 /// Change it only with a change of docs/EXACT.md or docs/PROTOCOL.md: a new root is another model.
@@ -69,3 +69,20 @@ fn minilm_gives_the_same_bits_for_any_threads_batches_and_order() {
     reversed.reverse();
     assert!(reversed == all, "reversed");
 }
+#[test]
+fn minilm_is_faithful_on_the_corpus() {
+    let Some(weights) = weights("minilm_is_faithful_on_the_corpus") else { return };
+    let package = package(&weights);
+    let corpus = Corpus::read(&repository().join("tests/corpus")).unwrap();
+    let [lines, words, long] = &corpus.strata[..] else { panic!("three strata") };
+    assert!(lines.texts.len() >= 150 && words.texts.len() >= 100 && long.texts.len() >= 20);
+    for (place, text) in &long.texts {
+        assert_eq!(package.item(1, text).unwrap().len(), 512, "{place}");
+    }
+    let reports = fidelity(&package, &Reference::open(&weights).unwrap(), &corpus).unwrap();
+    for report in &reports {
+        println!("{report:?}: {:.1} texts/s", report.texts_per_second());
+    }
+    assert!(reports.iter().all(StratumReport::holds), "{reports:#?}");
+}
+

@@ -4,15 +4,17 @@
 //! result is the same to the byte on every machine.
 
 mod constants;
+mod importance;
 mod number;
 mod row;
 mod values;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, num::NonZeroUsize};
 
 pub(crate) use constants::{Decimal, attention_scale, norm_epsilon};
 pub(crate) use number::{f32_bits_of_bf16, f32_bits_of_f16, is_finite};
 
+use importance::{LayerImportance, importance};
 use number::Dyadic;
 use quern_exact::{
     bounds::GROUP,
@@ -20,7 +22,7 @@ use quern_exact::{
     format::{FormatError, Q8Matrix, TableI32, VectorI32},
     header::Header,
 };
-use row::{Q8Row, WeightTooLarge, quantize_row};
+use row::{WeightTooLarge, quantize_row};
 use values::NormBound;
 
 use crate::{
@@ -33,8 +35,24 @@ const FRACTION_BITS: u32 = 14;
 const WEIGHT_LIMIT: &str = "63.5";
 const FIXED_LIMIT: &str = "131072";
 
-/// Converts every tensor of a folder. Also says which tensors of the folder nobody knows.
-pub(crate) fn convert(source: &Source, header: &Header) -> Result<(EncoderWeights, Vec<String>), ModelError> {
+/// Converts every tensor of a folder; `ids` are what the tokenizer makes of the empty text. Also says which tensors of the folder nobody
+/// knows.
+///
+/// Twice: the second time the mantissas of the layers' matrices follow the importance of their channels for `ids`, which the first
+/// conversion tells. Without such ids once is all.
+pub(crate) fn convert(source: &Source, header: &Header, ids: &[u32]) -> Result<(EncoderWeights, Vec<String>), ModelError> {
+    let (plain, unknown) = convert_once(source, header, None)?;
+    match importance(header, &plain, ids) {
+        Some((layers, _)) => convert_once(source, header, Some(&layers)),
+        None => Ok((plain, unknown)),
+    }
+}
+
+fn convert_once(
+    source: &Source,
+    header: &Header,
+    importance: Option<&[LayerImportance]>,
+) -> Result<(EncoderWeights, Vec<String>), ModelError> {
     let specs = tensor_specs(header).map_err(|error| ModelError::Header { reason: error.to_string() })?;
     let mut used = BTreeSet::new();
     let mut tensors = Vec::with_capacity(specs.len());
@@ -50,7 +68,7 @@ pub(crate) fn convert(source: &Source, header: &Header) -> Result<(EncoderWeight
                 let bias = if bias { Some(source.tensors.floats(&format!("{name}.bias"), &[rows])?) } else { None };
                 used.insert(weight.name.clone());
                 used.extend(bias.as_ref().map(|bias| bias.name.clone()));
-                Tensor::Matrix(matrix(spec.name, &weight, bias.as_ref())?)
+                Tensor::Matrix(matrix(spec.name, &weight, bias.as_ref(), input_importance(importance, spec.name))?)
             }
             TensorShape::Table { rows, width } => {
                 let floats = source.tensors.floats(&name, &[rows, width])?;
@@ -68,19 +86,43 @@ pub(crate) fn convert(source: &Source, header: &Header) -> Result<(EncoderWeight
     Ok((weights, source.unknown_tensors(&used)))
 }
 
-/// int8 rows in groups; the bias in Q14.
-fn matrix(name: TensorName, weight: &Floats, bias: Option<&Floats>) -> Result<Q8Matrix, ModelError> {
+/// The importance of a matrix's input channels; words have none, they are looked up.
+fn input_importance(layers: Option<&[LayerImportance]>, name: TensorName) -> Option<&[u128]> {
+    let TensorName::Layer(layer, tensor) = name else { return None };
+    let layer = layers?.get(layer as usize)?;
+    match tensor {
+        LayerTensor::Query | LayerTensor::Key | LayerTensor::Value => Some(&layer.attention),
+        LayerTensor::Output => Some(&layer.mixed),
+        LayerTensor::Up => Some(&layer.ffn),
+        LayerTensor::Down => Some(&layer.inner),
+        LayerTensor::AttentionGain | LayerTensor::AttentionBias | LayerTensor::FfnGain | LayerTensor::FfnBias => None,
+    }
+}
+
+/// int8 rows in groups; the bias in Q14. Rows are converted by all cores, each by itself.
+fn matrix(name: TensorName, weight: &Floats, bias: Option<&Floats>, importance: Option<&[u128]>) -> Result<Q8Matrix, ModelError> {
     let (rows, cols) = (weight.shape[0], weight.shape[1]);
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let rows_per_thread = rows.div_ceil(threads);
+    let convert = |part: &[u32]| part.chunks(cols).map(|row| quantize_row(row, importance)).collect::<Vec<_>>();
+    let converted = std::thread::scope(|scope| {
+        let parts: Vec<_> = weight.bits.chunks(rows_per_thread * cols).map(|part| scope.spawn(move || convert(part))).collect();
+        parts.into_iter().flat_map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect::<Vec<_>>()
+    });
+
     let mut elements = Vec::with_capacity(rows * cols);
     let mut mantissas = Vec::with_capacity(rows * cols.div_ceil(GROUP));
     let mut shifts = Vec::with_capacity(rows);
-    for (at, bits) in weight.bits.chunks(cols).enumerate() {
-        let Q8Row { shift, mantissas: row_mantissas, weights } = quantize_row(bits).map_err(|WeightTooLarge { index }| {
-            ModelError::TooLarge { path: weight.path.clone(), tensor: weight.name.clone(), index: vec![at, index], limit: WEIGHT_LIMIT }
+    for (at, row) in converted.into_iter().enumerate() {
+        let row = row.map_err(|WeightTooLarge { index }| ModelError::TooLarge {
+            path: weight.path.clone(),
+            tensor: weight.name.clone(),
+            index: vec![at, index],
+            limit: WEIGHT_LIMIT,
         })?;
-        elements.extend(weights);
-        mantissas.extend(row_mantissas);
-        shifts.push(shift);
+        elements.extend(row.weights);
+        mantissas.extend(row.mantissas);
+        shifts.push(row.shift);
     }
     let bias = bias.map(fixed).transpose()?;
     Q8Matrix::new(rows, cols, elements, mantissas, shifts, bias).map_err(malformed(name))
@@ -126,4 +168,24 @@ fn value_shifts(header: &Header, specs: &[TensorSpec], tensors: &[Tensor]) -> Re
         }
     }
     TableI32::new(layers as usize, heads, shifts).map_err(malformed(TensorName::ValueShifts))
+}
+
+#[cfg(test)]
+mod tests {
+    use quern_exact::{encoder::Encoder, sample};
+
+    use super::*;
+
+    #[test]
+    fn importance_is_taken_from_the_encoder_as_it_runs() {
+        let header = sample::small_header();
+        let encoder = sample::encoder(&header, 5).expect("the sample header is valid");
+        let ids = [3, 1, 4, 1];
+        let (layers, rows) = importance(&header, encoder.weights(), &ids).expect("legal ids");
+        assert_eq!(layers.len(), header.layers as usize);
+        assert_eq!(rows.concat(), Encoder::forward(&encoder, &ids).norm_rows.data());
+        for refused in [&[][..], &[1; importance::MAX_IDS + 1], &[header.vocabulary]] {
+            assert!(importance(&header, encoder.weights(), refused).is_none());
+        }
+    }
 }

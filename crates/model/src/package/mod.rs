@@ -56,7 +56,7 @@ impl Package {
             read_needed(&tokenizer_path, "it turns text into ids; a Hugging Face model folder with a fast tokenizer holds it")?;
         let tokenizer = Tokenizer::from_bytes(&tokenizer_json, &tokenizer_path, source.config.vocabulary)?;
         let header = source.config.header(tokenizer.prefix_id()?)?;
-        let (weights, unknown) = convert(&source, &header)?;
+        let (weights, unknown) = convert(&source, &header, &tokenizer.encode("")?)?;
 
         let hash = tokenizer_hash(&tokenizer_json);
         let roots = Roots::of(&header, &weights, hash)?;
