@@ -283,8 +283,8 @@ impl Hands for Desk {
             let mut contents = vec![entry.spec.input];
             contents.extend(entry.work.as_ref().map(|work| work.output));
             // Two jobs may have one input, and then one output.
-            for other in self.journal.jobs().await? {
-                if other.job == job || other.note == RELEASED || contents.is_empty() {
+            for other in self.journal.jobs_without_note(RELEASED).await? {
+                if other.job == job || contents.is_empty() {
                     continue;
                 }
                 let work: Option<Work> = read_fact(&self.journal, other.job, FACT_WORK).await?;

@@ -434,11 +434,15 @@ impl Scout {
         metrics::gauge!("quern_worker_jobs_in_hand").set(status.jobs.len() as f64);
         metrics::gauge!("quern_worker_ready").set(f64::from(u8::from(status.ready)));
         self.written_secs = status.written_at + if status.jobs.is_empty() && status.refusals.is_empty() { REFRESH_SECS / 4 } else { 0 };
-        status.write(&desk.config.data_dir)
+        // For people only: a full disk must not stop jobs that are under way.
+        if let Err(error) = status.write(&desk.config.data_dir) {
+            tracing::warn!(error = error.chain(), "status.not_written");
+        }
+        Ok(())
     }
 }
 
 /// Jobs of the journal whose content is not given up yet: each needs a driver after a restart.
 pub(crate) async fn unreleased(journal: &quern_db::Journal) -> Result<HashSet<JobId>> {
-    Ok(journal.jobs().await?.into_iter().filter(|entry| entry.note != RELEASED).map(|entry| entry.job).collect())
+    Ok(journal.jobs_without_note(RELEASED).await?.into_iter().map(|entry| entry.job).collect())
 }

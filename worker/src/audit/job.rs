@@ -262,3 +262,115 @@ fn first_record<T: Copy + PartialEq + Into<i64>>(found: &[OutputRecord<T>], expe
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use quern_types::{B256, ContentCodec, ContentId, EnergyMethod, FinishReason};
+
+    use super::*;
+    use crate::{energy::Energy, fixture};
+
+    fn outputs(first: [i16; 2], second: FinishReason) -> OutputSet {
+        OutputSet::Embed(vec![
+            OutputRecord { reason: FinishReason::Complete, elements: first.to_vec() },
+            OutputRecord { reason: second, elements: vec![0, 0] },
+            OutputRecord { reason: FinishReason::Complete, elements: vec![5, -6] },
+        ])
+    }
+
+    fn computed() -> Computed {
+        let outputs = outputs([1, -2], FinishReason::EmptyItem);
+        let root = outputs.tree().expect("a tree").root();
+        Computed {
+            blob: outputs.to_blob().expect("a blob"),
+            outputs,
+            output_root: root.hash,
+            output_len: root.count,
+            work_root: B256::repeat_byte(9),
+            energy: Energy { millijoules: 1, method: EnergyMethod::Estimated },
+            work: 1,
+            took: std::time::Duration::ZERO,
+        }
+    }
+
+    fn job() -> JobId {
+        JobId(B256::repeat_byte(1))
+    }
+
+    /// A provider that attests to these outputs, and keeps them.
+    fn attests(outputs: &OutputSet) -> (Attested, Vec<u8>) {
+        let provider = Address::repeat_byte(7);
+        let root = outputs.tree().expect("a tree").root();
+        let receipt = Receipt {
+            job_id: job(),
+            provider,
+            output_root: root.hash,
+            output_len: root.count,
+            output: ContentId { codec: ContentCodec::Raw, digest: B256::ZERO },
+            work_digest: work_digest(&computed().work_root, provider, job()),
+            energy_millijoules: 1,
+            energy_method: EnergyMethod::Estimated,
+        };
+        let attested = Attested { spec: fixture::spec(1), receipt, package: PackageRoot::default(), gateway: None };
+        (attested, outputs.to_blob().expect("a blob"))
+    }
+
+    #[test]
+    fn honest_result_is_equal() {
+        let (attested, blob) = attests(&computed().outputs);
+        assert_eq!(compare(job(), &attested, Ok(blob), &computed()), None);
+    }
+
+    #[test]
+    fn one_wrong_bit_is_named_by_output_and_element() {
+        let (attested, blob) = attests(&outputs([1, -1], FinishReason::EmptyItem));
+        let expected = JobDifference::Element { output: 0, element: 1, expected: -2, found: -1 };
+        assert_eq!(compare(job(), &attested, Ok(blob), &computed()), Some(expected));
+    }
+
+    #[test]
+    fn wrong_reason_is_named() {
+        let (attested, blob) = attests(&outputs([1, -2], FinishReason::UnknownId));
+        let expected = JobDifference::Reason { output: 1, expected: FinishReason::EmptyItem, found: FinishReason::UnknownId };
+        assert_eq!(compare(job(), &attested, Ok(blob), &computed()), Some(expected));
+    }
+
+    #[test]
+    fn right_root_over_a_wrong_blob_is_still_a_difference() {
+        let (attested, _) = attests(&computed().outputs);
+        let (_, other) = attests(&outputs([9, -2], FinishReason::EmptyItem));
+        let found = compare(job(), &attested, Ok(other), &computed());
+        assert_eq!(found, Some(JobDifference::Element { output: 0, element: 0, expected: 1, found: 9 }));
+        let cut = compare(job(), &attested, Ok(vec![1, 2, 3]), &computed());
+        assert!(matches!(cut, Some(JobDifference::OutputBlob { .. })), "{cut:?}");
+    }
+
+    #[test]
+    fn wrong_root_over_a_right_blob_is_named_as_the_root() {
+        let (mut attested, blob) = attests(&computed().outputs);
+        attested.receipt.output_root = B256::repeat_byte(3);
+        let found = compare(job(), &attested, Ok(blob), &computed());
+        assert_eq!(found, Some(JobDifference::OutputRoot { expected: computed().output_root, found: B256::repeat_byte(3) }));
+    }
+
+    #[test]
+    fn billed_length_that_the_outputs_do_not_have_is_named() {
+        let (mut attested, blob) = attests(&computed().outputs);
+        attested.receipt.output_len = 5;
+        assert_eq!(compare(job(), &attested, Ok(blob), &computed()), Some(JobDifference::OutputLen { expected: 0, found: 5 }));
+    }
+
+    #[test]
+    fn copied_result_shows_in_its_work_digest() {
+        let (mut attested, blob) = attests(&computed().outputs);
+        attested.receipt.work_digest = work_digest(&computed().work_root, Address::repeat_byte(8), job());
+        assert!(matches!(compare(job(), &attested, Ok(blob), &computed()), Some(JobDifference::WorkDigest { .. })));
+    }
+
+    #[test]
+    fn output_that_nobody_has_is_a_difference_and_not_an_error() {
+        let (attested, _) = attests(&computed().outputs);
+        let gone = StoreError::NotFound { id: attested.receipt.output, store: "gateway" };
+        assert!(matches!(compare(job(), &attested, Err(gone), &computed()), Some(JobDifference::OutputUnavailable { .. })));
+    }
+}

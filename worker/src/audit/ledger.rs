@@ -97,7 +97,7 @@ async fn examine(
     verdict.total = replay.total();
     if let Some(difference) = found {
         // What the replay notices may be the consequence of an earlier lie that is consistent in itself.
-        return Ok(Some(first_unproven(client, verdict.ledger, &tips).await?.unwrap_or(difference)));
+        return Ok(Some(first_unproven(client, verdict.ledger, &tips).await?.map_or_else(|| difference.clone(), |unproven| unproven.or(difference.clone()))));
     }
     prove(client, deployment, audit, &replay, &tips, verdict).await
 }
@@ -108,6 +108,8 @@ fn replay_all(terms: Terms, events: &[Logged]) -> (Replay, Vec<Tip>, Option<Diff
     for logged in events {
         let before = replay.head().seq;
         if let Err(difference) = replay.apply(logged) {
+            // Of the block at fault only a part was taken: nothing is known of its end.
+            tips.pop_if(|tip| tip.block == logged.block);
             return (replay, tips, Some(difference));
         }
         let head = replay.head();
@@ -120,37 +122,54 @@ fn replay_all(terms: Terms, events: &[Logged]) -> (Replay, Vec<Tip>, Option<Diff
     (replay, tips, difference)
 }
 
-/// The first block whose proven tip is not the replayed one, and its first entry.
+/// A block whose end is not what its state proves.
+struct Unproven {
+    difference: Difference,
+    /// Entries that may be at fault: those of the block, and the one after them.
+    entries: std::ops::RangeInclusive<u64>,
+}
+
+impl Unproven {
+    /// The earlier of the two; where what the replay noticed lies in this very block, it knows the entry.
+    fn or(self, noticed: Difference) -> Difference {
+        if noticed.seq.is_some_and(|seq| self.entries.contains(&seq)) { noticed } else { self.difference }
+    }
+}
+
+/// The first block whose proven tip is not the replayed one.
 ///
 /// The head is a chain of hashes: where it differs after one block, it differs after every later one, so halving finds the first.
-async fn first_unproven(client: &Client, ledger: Address, tips: &[Tip]) -> Result<Option<Difference>> {
+async fn first_unproven(client: &Client, ledger: Address, tips: &[Tip]) -> Result<Option<Unproven>> {
     let (mut low, mut high) = (0, tips.len());
-    let mut difference = None;
+    let mut unproven = None;
     while low < high {
         let middle = low + (high - low) / 2;
         let tip = tips[middle];
         let (proven_seq, proven_head) = match prove_storage(client, ledger, &[LEDGER_TIP], tip.block.hash).await {
             Ok(proven) => ledger_tip(proven.get(LEDGER_TIP).unwrap_or_default()),
-            Err(quern_chain::Error::Proof(error)) => return Ok(Some(broken_proof(tip.block, &error))),
+            Err(quern_chain::Error::Proof(error)) => {
+                return Ok(Some(Unproven { difference: broken_proof(tip.block, &error), entries: tip.first..=tip.seq + 1 }));
+            }
             // A node that keeps no old state: the last block decides alone.
-            Err(quern_chain::Error::Rpc { .. } | quern_chain::Error::MissingBlock { .. }) => return Ok(difference),
+            Err(quern_chain::Error::Rpc { .. } | quern_chain::Error::MissingBlock { .. }) => return Ok(unproven),
             Err(error) => return Err(error.into()),
         };
         if (proven_seq, proven_head) == (tip.seq, tip.head) {
             low = middle + 1;
         } else {
             high = middle;
-            difference = Some(Difference {
+            let difference = Difference {
                 seq: Some(tip.first),
                 block: Some(tip.block.number),
                 job: None,
                 what: "head after the entries of this block, proven by its state".into(),
                 expected: format!("{proven_head:?} after entry {proven_seq}"),
                 found: format!("{:?} after entry {}", tip.head, tip.seq),
-            });
+            };
+            unproven = Some(Unproven { difference, entries: tip.first..=tip.seq + 1 });
         }
     }
-    Ok(difference)
+    Ok(unproven)
 }
 
 async fn prove(
@@ -184,11 +203,11 @@ async fn prove(
         // Whatever else was altered on the way is named first.
         let earlier = if proven_seq < head.seq { first_unproven(client, verdict.ledger, tips).await? } else { None };
         let missing = Difference { seq: Some(seq), ..of_block(block, what, proven_seq.to_string(), head.seq.to_string()) };
-        return Ok(Some(earlier.unwrap_or(missing)));
+        return Ok(Some(earlier.map_or_else(|| missing.clone(), |unproven| unproven.or(missing.clone()))));
     }
     if proven_head != head.hash {
         let difference = of_block(block, "head of the ledger, proven by the state", format!("{proven_head:?}"), format!("{:?}", head.hash));
-        return Ok(Some(first_unproven(client, verdict.ledger, tips).await?.unwrap_or(difference)));
+        return Ok(Some(first_unproven(client, verdict.ledger, tips).await?.map_or_else(|| difference.clone(), |unproven| unproven.or(difference.clone()))));
     }
     for (account, bucket, amount, place) in &balances {
         let stored = place.read(value(place.slot));
@@ -279,4 +298,55 @@ fn of_block(block: BlockRef, what: &str, expected: String, found: String) -> Dif
 
 fn broken_proof(block: BlockRef, error: &quern_chain::proof::ProofError) -> Difference {
     of_block(block, "proof of the state", "one that leads from the block's hash to the value".into(), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        audit::simulation::{Act, Simulation, TERMS},
+        event::Event,
+    };
+
+    fn history() -> Vec<Logged> {
+        let mut simulation = Simulation::new();
+        for (kind, secs) in [(0, 1), (2, 3), (4, 2), (6, 31)] {
+            simulation.act(Act { kind, who: 0, job: 0, secs, amount: 1_500 });
+        }
+        simulation.events
+    }
+
+    fn seqs(events: &[Logged]) -> Vec<u64> {
+        events.iter().filter_map(|logged| if let Event::Moved { entry, .. } = &logged.event { Some(entry.seq) } else { None }).collect()
+    }
+
+    #[test]
+    fn tip_of_every_block_is_the_head_after_its_last_entry() {
+        let events = history();
+        let (replay, tips, found) = replay_all(TERMS, &events);
+        assert_eq!(found, None);
+        let last = tips.last().expect("blocks");
+        assert_eq!((last.seq, last.head), (replay.head().seq, replay.head().hash));
+        assert!(tips.windows(2).all(|pair| pair[0].block.number < pair[1].block.number && pair[0].seq < pair[1].first));
+        assert_eq!(last.seq, seqs(&events).into_iter().max().expect("entries"));
+    }
+
+    #[test]
+    fn block_that_is_taken_in_part_has_no_tip() {
+        let mut events = history();
+        let fee = events.iter().rposition(|logged| matches!(&logged.event, Event::Moved { entry, .. } if entry.reason.name() == "Change")).expect("change");
+        let block = events[fee].block;
+        events.remove(fee);
+        let (_, tips, found) = replay_all(TERMS, &events);
+        assert!(found.is_some() && tips.iter().all(|tip| tip.block != block));
+    }
+
+    #[test]
+    fn entry_that_the_replay_names_goes_before_the_first_of_its_block() {
+        let at = |seq| Difference { seq, block: None, job: None, what: String::new(), expected: String::new(), found: String::new() };
+        let unproven = || Unproven { difference: at(Some(3)), entries: 3..=5 };
+        assert_eq!(unproven().or(at(Some(5))).seq, Some(5));
+        assert_eq!(unproven().or(at(Some(6))).seq, Some(3), "a consequence of an earlier lie");
+        assert_eq!(unproven().or(at(None)).seq, Some(3));
+    }
 }

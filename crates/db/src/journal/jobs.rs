@@ -217,9 +217,28 @@ impl Journal {
     /// # Errors
     /// The database fails or holds what we never write.
     pub async fn pending_jobs(&self) -> Result<Vec<JobEntry>> {
-        let mut jobs = self.jobs().await?;
-        jobs.retain(|entry| !entry.step.is_closed());
-        Ok(jobs)
+        let closed: Vec<&str> = Step::ALL.into_iter().filter(|step| step.is_closed()).map(Step::name).collect();
+        let places = vec!["?"; closed.len()].join(", ");
+        // Only placeholders are put together here; the names are bound.
+        let sql = format!("SELECT * FROM job WHERE step NOT IN ({places}) ORDER BY created_ms, job_id");
+        let query = closed.into_iter().fold(sqlx::query(sqlx::AssertSqlSafe(sql)), |query, name| query.bind(name));
+        let rows = query.fetch_all(self.database.readers()).await.map_err(Error::sql("reading jobs"))?;
+        rows.iter().map(entry).collect()
+    }
+
+    /// Every job whose last step does not carry this note, oldest first: with the note that an owner writes at the very end, what it still holds.
+    ///
+    /// # Errors
+    /// The database fails or holds what we never write.
+    pub async fn jobs_without_note(&self, note: &str) -> Result<Vec<JobEntry>> {
+        sqlx::query("SELECT * FROM job WHERE note <> ? ORDER BY created_ms, job_id")
+            .bind(note)
+            .fetch_all(self.database.readers())
+            .await
+            .map_err(Error::sql("reading jobs"))?
+            .iter()
+            .map(entry)
+            .collect()
     }
 
     /// Every job, oldest first.
