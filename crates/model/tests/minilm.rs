@@ -85,4 +85,3 @@ fn minilm_is_faithful_on_the_corpus() {
     }
     assert!(reports.iter().all(StratumReport::holds), "{reports:#?}");
 }
-

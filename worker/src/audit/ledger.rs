@@ -97,7 +97,11 @@ async fn examine(
     verdict.total = replay.total();
     if let Some(difference) = found {
         // What the replay notices may be the consequence of an earlier lie that is consistent in itself.
-        return Ok(Some(first_unproven(client, verdict.ledger, &tips).await?.map_or_else(|| difference.clone(), |unproven| unproven.or(difference.clone()))));
+        return Ok(Some(
+            first_unproven(client, verdict.ledger, &tips)
+                .await?
+                .map_or_else(|| difference.clone(), |unproven| unproven.or(difference.clone())),
+        ));
     }
     prove(client, deployment, audit, &replay, &tips, verdict).await
 }
@@ -207,7 +211,11 @@ async fn prove(
     }
     if proven_head != head.hash {
         let difference = of_block(block, "head of the ledger, proven by the state", format!("{proven_head:?}"), format!("{:?}", head.hash));
-        return Ok(Some(first_unproven(client, verdict.ledger, tips).await?.map_or_else(|| difference.clone(), |unproven| unproven.or(difference.clone()))));
+        return Ok(Some(
+            first_unproven(client, verdict.ledger, tips)
+                .await?
+                .map_or_else(|| difference.clone(), |unproven| unproven.or(difference.clone())),
+        ));
     }
     for (account, bucket, amount, place) in &balances {
         let stored = place.read(value(place.slot));
@@ -334,7 +342,10 @@ mod tests {
     #[test]
     fn block_that_is_taken_in_part_has_no_tip() {
         let mut events = history();
-        let fee = events.iter().rposition(|logged| matches!(&logged.event, Event::Moved { entry, .. } if entry.reason.name() == "Change")).expect("change");
+        let fee = events
+            .iter()
+            .rposition(|logged| matches!(&logged.event, Event::Moved { entry, .. } if entry.reason.name() == "Change"))
+            .expect("change");
         let block = events[fee].block;
         events.remove(fee);
         let (_, tips, found) = replay_all(TERMS, &events);

@@ -131,7 +131,7 @@ mod tests {
         let largest: Vec<BigInt> = values.chunks(128).map(|group| group.iter().map(magnitude_of).max().unwrap_or_default()).collect();
         let fits = |t: &u32| largest.iter().map(|a| ceil(a, *t)).max().unwrap_or_default() >= BigInt::from(1 << 15);
         let t = (17..=62).find(fits).unwrap_or(62);
-        let mantissas: Vec<u16> = largest.iter().map(|a| u16::try_from(ceil(a, t).max(BigInt::from(1))).ok()).collect::<Option<_>>()?;
+        let mut mantissas: Vec<u16> = largest.iter().map(|a| u16::try_from(ceil(a, t).max(BigInt::from(1))).ok()).collect::<Option<_>>()?;
         for (g, m) in mantissas.iter_mut().enumerate().filter(|_| importance.is_some()) {
             let group = g * 128..values.len().min((g + 1) * 128);
             let error = |m: u16| -> BigInt {
