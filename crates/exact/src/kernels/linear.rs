@@ -162,7 +162,7 @@ fn run_tile<const N: usize>(isa: Isa, block: Block<'_>, x: &Operands, start: usi
         Isa::Portable => tile_portable::<N>(block, x, start, sink),
         // SAFETY: a value of `Avx2` exists only on a machine that has the instructions.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2(_) => unsafe { avx2::tile::<N>(block, x, start, sink) },
+        Isa::Avx2(_) | Isa::Avx512(_) => unsafe { avx2::tile::<N>(block, x, start, sink) },
     }
 }
 

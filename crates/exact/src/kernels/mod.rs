@@ -6,16 +6,21 @@
 
 mod activation;
 mod attention;
+mod cached;
 mod engine;
 mod isa;
 mod linear;
 mod norm;
 mod operand;
+mod pool;
+mod slots;
 
 pub use activation::gelu_erf;
 pub use attention::bidirectional;
+pub use cached::{KvCache, Reach, Sequence, attend};
 pub(crate) use engine::Engine;
 pub use isa::Isa;
 pub use linear::{Packed, linear};
 pub use norm::layer_norm;
 pub use operand::{Operands, to_operands};
+pub use pool::Pool;

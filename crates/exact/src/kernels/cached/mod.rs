@@ -1,0 +1,91 @@
+//! Attention of queries to keys and values that are kept, for decoders position by position and for encoders all at once; twin of
+//! [`Attention`](crate::reference::Attention) over each query's own range of positions, whose widths hold here.
+
+mod cache;
+mod portable;
+mod tile;
+
+pub use cache::KvCache;
+use tile::{SCRATCH, Tile};
+
+use std::ops::Range;
+
+use super::{Pool, slots::Slots};
+use crate::reference::Attention;
+
+/// Lanes of a block: positions for the scores, dims for the mean.
+const LANES: usize = 16;
+/// Positions whose products are summed in 32 bits.
+const RUN: usize = 256;
+/// Queries that read a block of keys or values together.
+const TILE: usize = 8;
+/// A pair of int16 for each lane.
+type Pairs = [i16; 2 * LANES];
+/// The digits of a query's weights for a run of positions: high, middle, low.
+type Weights = [[i16; RUN]; 3];
+
+/// Which positions a query reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// All positions of the cache.
+    All,
+    /// The query's own position and those before it: all of them for `window` 0, else the last `window`, its own among them.
+    Causal {
+        /// Positions, or 0 for all.
+        window: usize,
+    },
+}
+
+/// Queries of one sequence: some rows of the query matrix, and the cache they read.
+#[derive(Debug, Clone)]
+pub struct Sequence<'a> {
+    /// Keys and values; with [`Reach::Causal`] those of the queries' own positions are in it already.
+    pub cache: &'a KvCache,
+    /// Which rows of the query matrix.
+    pub rows: Range<usize>,
+    /// Position of the first row; the others follow it.
+    pub first: usize,
+}
+
+/// Attention of every row of `q` (heads · head dim in Q14, after rope) to the cache of its sequence, into the same row of `out` (EXACT.md,
+/// sections 4.5 and 4.6). Rows that no sequence names keep what they had. `attention.value_shifts` are those that the cache was filled with.
+///
+/// # Panics
+/// If the shapes do not fit, two sequences name one row, or a query's range is empty or reaches beyond its cache.
+pub fn attend(pool: &Pool, attention: &Attention<'_>, reach: Reach, sequences: &[Sequence<'_>], q: &[i32], out: &mut [i32]) {
+    let Attention { heads, kv_heads, head_dim, .. } = *attention;
+    let width = heads * head_dim;
+    assert!(q.len() == out.len() && q.len().is_multiple_of(width), "rows of {width} queries, and as many results");
+    let per_kv_head = heads / kv_heads;
+    let mut tasks = Vec::with_capacity(sequences.len() * kv_heads);
+    let mut named = vec![false; q.len() / width];
+    for (at, sequence) in sequences.iter().enumerate() {
+        let Sequence { cache, rows, first } = sequence;
+        assert!(cache.kv_heads == kv_heads && cache.head_dim == head_dim, "a cache of the layer's own shape");
+        assert!(
+            !cache.is_empty() && (reach == Reach::All || first + rows.len() <= cache.len()),
+            "queries read positions that are in the cache"
+        );
+        for named in &mut named[rows.clone()] {
+            assert!(!std::mem::replace(named, true), "a row belongs to one sequence");
+        }
+        // Enough parts that the last one does not hold up the rest, and no more than tiles.
+        let tiles = (rows.len() * per_kv_head).div_ceil(TILE);
+        let parts = tiles.min((4 * pool.threads()).div_ceil(kv_heads)).max(1);
+        for head in 0..kv_heads {
+            tasks.extend((0..parts).map(|part| (at, head, tiles * part / parts * TILE..tiles * (part + 1) / parts * TILE)));
+        }
+    }
+    let slots = Slots::new(out);
+    pool.run(tasks.len(), |task| {
+        let (at, kv_head, ref queries) = tasks[task];
+        let sequence = &sequences[at];
+        let end = queries.end.min(sequence.rows.len() * per_kv_head);
+        SCRATCH.with_borrow_mut(|scratch| {
+            for first in (queries.start..end).step_by(TILE) {
+                let tile = Tile { isa: pool.isa(), attention, reach, sequence, kv_head, queries: first..end.min(first + TILE) };
+                tile.run(q, &slots, scratch);
+            }
+        });
+    });
+}

@@ -1,0 +1,190 @@
+//! The attention of a few queries that share a kv head.
+//!
+//! Products run on pairs of int16 in 32 bits. Scores split the query into two digits, q = 256 · high + low; the mean splits the weights
+//! into three, e = 65536 · high + 256 · middle + low, and its 32-bit sums run over at most 256 positions. What each sum can reach stands
+//! beside it.
+
+use std::{cell::RefCell, ops::Range};
+
+use super::{LANES, RUN, Reach, Sequence, TILE, Weights, portable};
+use crate::{
+    arith::{clamp32, rdiv},
+    bounds,
+    kernels::{Isa, isa::multiversion, operand::quantise, slots::Slots},
+    reference::Attention,
+    tables::EXP2,
+};
+
+thread_local! {
+    pub(super) static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+}
+
+/// What a tile needs besides registers; grows to the longest context seen and stays.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// The queries' digits, `[pair of dims][query]` of high and low, each a pair of int16.
+    digits: Vec<[[i16; 2]; 2]>,
+    /// Dot products, then scores: `[query][position]`, from the first position of the tile's first block.
+    scores: Vec<i64>,
+    /// `[query]`.
+    weights: Vec<Weights>,
+    /// Sums of weight times value: `[query][dim]`, whole blocks of dims.
+    sums: Vec<i64>,
+}
+
+/// Up to [`TILE`] queries of one kv head. Query i of a sequence and kv head is row i / g, head i mod g of the kv head's g query heads.
+pub(super) struct Tile<'a> {
+    pub(super) isa: Isa,
+    pub(super) attention: &'a Attention<'a>,
+    pub(super) reach: Reach,
+    pub(super) sequence: &'a Sequence<'a>,
+    pub(super) kv_head: usize,
+    pub(super) queries: Range<usize>,
+}
+
+impl Tile<'_> {
+    /// Where the elements of a query start in the query matrix.
+    fn offset(&self, query: usize) -> usize {
+        let Attention { heads, kv_heads, head_dim, .. } = *self.attention;
+        let per_kv_head = heads / kv_heads;
+        let row = self.sequence.rows.start + query / per_kv_head;
+        (row * heads + self.kv_head * per_kv_head + query % per_kv_head) * head_dim
+    }
+
+    /// The positions that a query reads.
+    fn range(&self, query: usize) -> Range<usize> {
+        match self.reach {
+            Reach::All => 0..self.sequence.cache.len(),
+            Reach::Causal { window } => {
+                let end = self.sequence.first + query / (self.attention.heads / self.attention.kv_heads) + 1;
+                if window == 0 { 0..end } else { end.saturating_sub(window)..end }
+            }
+        }
+    }
+
+    pub(super) fn run(&self, q: &[i32], out: &Slots<'_, i32>, scratch: &mut Scratch) {
+        let Attention { head_dim, score_scale, .. } = *self.attention;
+        let (cache, count) = (self.sequence.cache, self.queries.len());
+        let ranges: [Range<usize>; TILE] = std::array::from_fn(|at| self.range(self.queries.start + at.min(count - 1)));
+        let start = ranges[0].start / LANES * LANES;
+        let end = ranges[count - 1].end.next_multiple_of(LANES);
+        let (stride, dims) = (end - start, cache.dim_blocks() * LANES);
+        let Scratch { digits, scores, weights, sums } = scratch;
+        digits.resize(cache.dim_pairs() * count, [[0; 2]; 2]);
+        scores.resize(scores.len().max(count * stride), 0);
+        weights.resize(TILE, [[0; RUN]; 3]);
+        sums.clear();
+        sums.resize(count * dims, 0);
+
+        let mut shifts = [0; TILE];
+        for (at, shift) in shifts[..count].iter_mut().enumerate() {
+            let from = self.offset(self.queries.start + at);
+            *shift = load_query(self.isa, &q[from..from + head_dim], &mut digits[at..], count);
+        }
+        let scores = &mut scores[..count * stride];
+        portable::dots(self.isa, cache.key_blocks(self.kv_head, start / LANES..end / LANES), digits, count, scores);
+
+        let (mut maxima, mut totals) = ([0; TILE], [0; TILE]);
+        for (at, (max, row)) in maxima.iter_mut().zip(scores.chunks_exact_mut(stride)).enumerate() {
+            let range = ranges[at].clone();
+            let row = &mut row[range.start - start..range.end - start];
+            *max = scale(self.isa, row, cache.key_shifts(self.kv_head, range), shifts[at], score_scale);
+        }
+        for first in (start..end).step_by(RUN) {
+            let run = first..end.min(first + RUN);
+            for (at, row) in scores.chunks_exact(stride).enumerate() {
+                let live = ranges[at].start.clamp(run.start, run.end) - first..ranges[at].end.clamp(run.start, run.end) - first;
+                totals[at] += weigh(self.isa, &row[run.start - start..run.end - start], live, maxima[at], &mut weights[at]);
+            }
+            let values = cache.head_values(self.kv_head).chunks_exact(cache.value_stride());
+            for (block, values) in values.enumerate() {
+                portable::mix(self.isa, &values[run.start / 2..run.end / 2], &weights[..count], &mut sums[block * LANES..], dims);
+            }
+        }
+        let shift = self.attention.value_shifts[self.kv_head].unsigned_abs();
+        for (at, sums) in sums.chunks_exact(dims).enumerate() {
+            let from = self.offset(self.queries.start + at);
+            // SAFETY: each query of each sequence belongs to one tile, and no two sequences name a row.
+            let out = unsafe { out.piece(from..from + head_dim) };
+            for (out, &sum) in out.iter_mut().zip(sums) {
+                *out = mean(sum, shift, totals[at]);
+            }
+        }
+    }
+}
+
+/// `rdiv(sum << shift, total)`, in 64 bits where the numerator fits: total <= 2^39, so below 2^61 nothing overflows.
+fn mean(sum: i64, shift: u32, total: i64) -> i32 {
+    if sum.unsigned_abs() < 1 << (61 - shift) {
+        clamp32((2 * (sum << shift) + total).div_euclid(2 * total))
+    } else {
+        clamp32(i64::try_from(rdiv(i128::from(sum) << shift, i128::from(total))).unwrap_or(0))
+    }
+}
+
+multiversion! {
+    /// The query's digits, one every `stride` slots; returns its shift.
+    fn load_query(query: &[i32], digits: &mut [[[i16; 2]; 2]], stride: usize) -> u32 = load_query_body
+}
+
+#[inline(always)]
+fn load_query_body(query: &[i32], digits: &mut [[[i16; 2]; 2]], stride: usize) -> u32 {
+    let mut operand = [0i16; bounds::HEAD_DIM as usize];
+    let shift = quantise(query, &mut operand[..query.len()]);
+    for (digits, q) in digits.iter_mut().step_by(stride).zip(operand.as_chunks::<2>().0) {
+        *digits = [q.map(|q| q >> 8), q.map(|q| q & 255)];
+    }
+    shift
+}
+
+multiversion! {
+    /// Scores from dot products, in place: `rs(dot · c, 36 - s_q - s_k)`. Returns the greatest.
+    fn scale(scores: &mut [i64], key_shifts: &[u8], query_shift: u32, score_scale: u32) -> i64 = scale_body
+}
+
+#[inline(always)]
+fn scale_body(scores: &mut [i64], key_shifts: &[u8], query_shift: u32, score_scale: u32) -> i64 {
+    let mut max = i64::MIN;
+    for (score, &key_shift) in scores.iter_mut().zip(key_shifts) {
+        // 4 <= n <= 36.
+        let n = 36u32.wrapping_sub(query_shift).wrapping_sub(u32::from(key_shift)) & 63;
+        *score = score.wrapping_mul(i64::from(score_scale)).wrapping_add(1 << (n.wrapping_sub(1) & 63)) >> n;
+        max = max.max(*score);
+    }
+    max
+}
+
+multiversion! {
+    /// The weights of a run of positions, of those that are live; 0 for the others. Returns the weights' sum.
+    fn weigh(scores: &[i64], live: Range<usize>, max: i64, weights: &mut Weights) -> i64 = weigh_body
+}
+
+#[inline(always)]
+#[expect(clippy::needless_pass_by_value, reason = "a range of two numbers")]
+fn weigh_body(scores: &[i64], live: Range<usize>, max: i64, weights: &mut Weights) -> i64 {
+    let mut total = 0i64;
+    let [high, middle, low] = weights;
+    let digits = high.iter_mut().zip(middle).zip(low);
+    for (at, (&score, ((high, middle), low))) in scores.iter().zip(digits).enumerate() {
+        let e = if live.contains(&at) { exp2_negative(max.wrapping_sub(score)) } else { 0 };
+        total = total.wrapping_add(i64::from(e));
+        #[expect(clippy::cast_possible_truncation, reason = "e is at most 2^24: 9, 8 and 8 bits")]
+        let digits = ((e >> 16) as i16, (e >> 8 & 255) as i16, (e & 255) as i16);
+        (*high, *middle, *low) = digits;
+    }
+    total
+}
+
+/// Twin of [`reference::exp2_negative`](crate::reference::exp2_negative) in 32 bits: from z = 26 · 2^16 on the result is 0, and below it
+/// nothing exceeds 2^30 + 2^30.
+#[inline(always)]
+fn exp2_negative(z: i64) -> u32 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= z <= 26 · 2^16 after the minimum")]
+    let z = z.min(26 << 16) as u32;
+    let (whole, index, rest) = (z >> 16, (z >> 8 & 255) as usize, z & 255);
+    let (high, low) = (EXP2[index], EXP2[index + 1]);
+    let value = high.wrapping_sub(high.wrapping_sub(low).wrapping_mul(rest).wrapping_add(128) >> 8);
+    // At z = 26 · 2^16 the shift is out of range and the value is not used.
+    let shift = whole.wrapping_add(6) & 31;
+    if whole > 25 { 0 } else { value.wrapping_add(1 << (shift.wrapping_sub(1) & 31)) >> shift }
+}

@@ -1,0 +1,323 @@
+//! Threads of our own: as many as asked for, each on one core, awake between the steps of a forward pass and asleep soon after it.
+//!
+//! A forward pass is hundreds of short steps (tens of microseconds in decoding), so a step must not cost a system call: threads spin for
+//! the next one for a moment, then park. A step does not wait for threads that are still asleep: whoever is awake takes its parts, and the
+//! caller, which always takes part, closes the step when no part is left. So an oversubscribed machine is slow, never stuck.
+
+use std::{
+    any::Any,
+    cell::{Cell, UnsafeCell},
+    num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle, Thread},
+};
+
+use super::Isa;
+
+/// Looks at the state before a thread parks: a few tens of microseconds.
+const SPINS: u32 = 2_000;
+/// The state of a step in one word: how many workers are inside in the low bits, whether more may enter, and the number of the step.
+const OPEN: usize = 1 << 16;
+const INSIDE: usize = OPEN - 1;
+const STEP: usize = OPEN << 1;
+
+thread_local! {
+    /// Whether this thread is inside a step of some pool: a step within a step runs on the thread it is on.
+    static IN_STEP: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Threads that run the parts of a step, and the instructions that their kernels may use. Neither number nor timing of threads can change a
+/// bit of a result: parts are fixed by the step, and each writes what no other does.
+///
+/// Dropping a pool ends its threads and waits for them.
+#[derive(Debug)]
+pub struct Pool {
+    isa: Isa,
+    shared: Arc<Shared>,
+    /// One step at a time, whoever calls.
+    turn: Mutex<()>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: AtomicUsize,
+    /// The step's parts, in the order in which they are taken.
+    next: AtomicUsize,
+    step: UnsafeCell<Step>,
+    /// The first panic of a part, for the caller.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    end: AtomicBool,
+    /// Set by a worker before it parks.
+    parked: Vec<AtomicBool>,
+    threads: Mutex<Vec<Thread>>,
+    /// Set by the caller before it parks, with its handle in `caller`.
+    caller_parked: AtomicBool,
+    caller: Mutex<Option<Thread>>,
+}
+
+#[derive(Clone, Copy)]
+struct Step {
+    parts: usize,
+    run: Option<*const (dyn Fn(usize) + Sync)>,
+}
+
+// SAFETY: `step` is written only by the caller that holds the turn, while no worker is inside, and read only by workers that are inside;
+// entering acquires what opening released. The pointer in it is to a `Sync` closure that outlives the step.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; nothing in it belongs to one thread.
+unsafe impl Send for Shared {}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("parked", &self.parked).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// A pool of `threads`, the calling thread among them: `threads - 1` are started, each pinned to a core of its own among those that this
+    /// process may use (on Linux, and if there are as many). Threads that the system refuses are done without.
+    #[must_use]
+    pub fn new(isa: Isa, threads: NonZeroUsize) -> Self {
+        let others = (threads.get() - 1).min(INSIDE - 1);
+        let cores = affinity::cores();
+        let shared = Arc::new(Shared {
+            state: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            step: UnsafeCell::new(Step { parts: 0, run: None }),
+            panic: Mutex::new(None),
+            end: AtomicBool::new(false),
+            parked: (0..others).map(|_| AtomicBool::new(false)).collect(),
+            threads: Mutex::new(Vec::new()),
+            caller_parked: AtomicBool::new(false),
+            caller: Mutex::new(None),
+        });
+        let workers: Vec<_> = (0..others)
+            .map_while(|worker| {
+                let shared = Arc::clone(&shared);
+                let core = (cores.len() > others).then(|| cores[worker + 1]);
+                thread::Builder::new()
+                    .name(format!("exact-{}", worker + 1))
+                    .spawn(move || {
+                        if let Some(core) = core {
+                            affinity::pin(core);
+                        }
+                        shared.work(worker);
+                    })
+                    .ok()
+            })
+            .collect();
+        *lock(&shared.threads) = workers.iter().map(|worker| worker.thread().clone()).collect();
+        Self { isa, shared, turn: Mutex::new(()), workers }
+    }
+
+    /// A pool of one thread, the caller's, with the fastest kernels of this machine.
+    #[must_use]
+    pub fn single(isa: Isa) -> Self {
+        Self::new(isa, NonZeroUsize::MIN)
+    }
+
+    /// The instructions that kernels on this pool use.
+    #[must_use]
+    pub const fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads, the caller's among them.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Pins the calling thread to the one core that no thread of this pool has. For a thread that does nothing but call this pool.
+    pub fn pin_caller(&self) {
+        let cores = affinity::cores();
+        if cores.len() > self.workers.len() {
+            affinity::pin(cores[0]);
+        }
+    }
+
+    /// Runs `part(0)` to `part(parts - 1)`, each once, on this pool's threads, and returns when all are done. Within a part it runs its parts
+    /// one after the other on the same thread.
+    ///
+    /// # Panics
+    /// With the panic of a part, after all parts that were taken have ended; parts that nobody had taken by then are dropped.
+    pub fn run(&self, parts: usize, part: impl Fn(usize) + Sync) {
+        if parts <= 1 || self.workers.is_empty() || IN_STEP.get() {
+            (0..parts).for_each(part);
+            return;
+        }
+        let turn = lock(&self.turn);
+        let shared = &*self.shared;
+        let run: &(dyn Fn(usize) + Sync) = &part;
+        // SAFETY: only the lifetime changes. The closure lives until this function ends, and it does not end before the step is closed and
+        // nobody is inside: `Inside` waits for that also when unwinding.
+        let run: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(run) };
+        // SAFETY: this thread holds the turn, the last step is closed and nobody is inside.
+        unsafe { *shared.step.get() = Step { parts, run: Some(run) } };
+        shared.next.store(0, Ordering::Relaxed);
+        let step = shared.state.load(Ordering::Relaxed) & !(STEP - 1);
+        shared.state.store(step.wrapping_add(STEP) | OPEN, Ordering::SeqCst);
+        shared.wake();
+        let inside = Inside(shared);
+        shared.take(parts, run);
+        drop(inside);
+        let panic = lock(&shared.panic).take();
+        drop(turn);
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+}
+
+/// Closes the step and waits for the workers that are inside.
+struct Inside<'a>(&'a Shared);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        let shared = self.0;
+        shared.state.fetch_and(!OPEN, Ordering::SeqCst);
+        let busy = || shared.state.load(Ordering::Acquire) & INSIDE != 0;
+        for _ in 0..SPINS {
+            if !busy() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        *lock(&shared.caller) = Some(thread::current());
+        shared.caller_parked.store(true, Ordering::SeqCst);
+        while shared.state.load(Ordering::SeqCst) & INSIDE != 0 {
+            thread::park();
+        }
+        shared.caller_parked.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Shared {
+    /// Takes parts until none is left.
+    fn take(&self, parts: usize, run: &(dyn Fn(usize) + Sync)) {
+        IN_STEP.set(true);
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                let part = self.next.fetch_add(1, Ordering::Relaxed);
+                if part >= parts {
+                    return;
+                }
+                run(part);
+            }
+        }));
+        IN_STEP.set(false);
+        if let Err(panic) = ended {
+            self.next.store(parts, Ordering::Relaxed);
+            lock(&self.panic).get_or_insert(panic);
+        }
+    }
+
+    /// Wakes the workers that have parked. Their flag and our state are both sequentially consistent: either the worker sees the new step
+    /// before it parks, or we see its flag.
+    fn wake(&self) {
+        for (worker, parked) in self.parked.iter().enumerate() {
+            if parked.load(Ordering::SeqCst) {
+                parked.store(false, Ordering::SeqCst);
+                if let Some(thread) = lock(&self.threads).get(worker) {
+                    thread.unpark();
+                }
+            }
+        }
+    }
+
+    fn work(&self, worker: usize) {
+        let mut done = 0;
+        while let Some(step) = self.enter(worker, done) {
+            // SAFETY: this thread is inside, so nobody writes the step.
+            let Step { parts, run } = unsafe { *self.step.get() };
+            if let Some(run) = run {
+                // SAFETY: the caller keeps the closure alive while anybody is inside.
+                self.take(parts, unsafe { &*run });
+            }
+            done = step;
+            // The last one out after the close tells the caller.
+            let before = self.state.fetch_sub(1, Ordering::SeqCst);
+            if before & (OPEN | INSIDE) == 1
+                && self.caller_parked.load(Ordering::SeqCst)
+                && let Some(caller) = &*lock(&self.caller)
+            {
+                caller.unpark();
+            }
+        }
+    }
+
+    /// Waits for an open step other than the one that is done and enters it; its number, or `None` at the end of the pool.
+    fn enter(&self, worker: usize, done: usize) -> Option<usize> {
+        let mut spins = 0;
+        loop {
+            let state = self.state.load(Ordering::SeqCst);
+            let step = state & !(STEP - 1);
+            if state & OPEN != 0 && step != done {
+                if self.state.compare_exchange(state, state + 1, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                    return Some(step);
+                }
+                continue;
+            }
+            if self.end.load(Ordering::SeqCst) {
+                return None;
+            }
+            if spins < SPINS {
+                spins += 1;
+                std::hint::spin_loop();
+                continue;
+            }
+            self.parked[worker].store(true, Ordering::SeqCst);
+            if self.state.load(Ordering::SeqCst) == state && !self.end.load(Ordering::SeqCst) {
+                thread::park();
+            }
+            self.parked[worker].store(false, Ordering::SeqCst);
+            spins = 0;
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.end.store(true, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            // A worker's panics are caught in its parts.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// The data under a lock is whole also after a panic: it is set in one move.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(target_os = "linux")]
+mod affinity {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+    /// The cores that this thread may use, in order.
+    pub(super) fn cores() -> Vec<usize> {
+        sched_getaffinity(None).map_or_else(|_| Vec::new(), |set| (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
+    }
+
+    /// Moves this thread to one core. A refusal costs speed, not results.
+    pub(super) fn pin(core: usize) {
+        let mut set = CpuSet::new();
+        set.set(core);
+        let _ = sched_setaffinity(None, &set);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod affinity {
+    pub(super) fn cores() -> Vec<usize> {
+        Vec::new()
+    }
+
+    pub(super) fn pin(_core: usize) {}
+}
