@@ -2,9 +2,11 @@
 
 use alloy_primitives::{Address, B256, keccak256};
 use quern_exact::{
-    encoder::{EncoderWeights, TensorRef},
+    decoder::DecoderWeights,
+    encoder::EncoderWeights,
     format::{Q8Matrix, Row},
     header::Header,
+    layout::TensorRef,
 };
 use quern_types::{ModelId, PackageRoot};
 
@@ -72,6 +74,13 @@ pub fn weights_root(tensor_roots: Vec<B256>) -> Result<B256, CommitError> {
 pub fn encoder_weights_root(weights: &EncoderWeights) -> B256 {
     let roots = weights.tensors().map(|(_, tensor)| tensor_root(tensor)).collect();
     weights_root(roots).unwrap_or_else(|error| unreachable!("an encoder has tensors: {error}"))
+}
+
+/// Weights root of a decoder.
+#[must_use]
+pub fn decoder_weights_root(weights: &DecoderWeights) -> B256 {
+    let roots = weights.tensors().map(|(_, tensor)| tensor_root(tensor)).collect();
+    weights_root(roots).unwrap_or_else(|error| unreachable!("a decoder has tensors: {error}"))
 }
 
 /// The tokenizer hash: keccak of tokenizer.json as it is.

@@ -14,8 +14,9 @@ use quern_commit::{
     work,
 };
 use quern_exact::{
-    encoder::{Output, TensorRef},
+    encoder::Output,
     format::{Q8Matrix, TableI32},
+    layout::TensorRef,
     sample::{self, Generator},
 };
 use quern_types::{FinishReason, JobId, PackageRoot};

@@ -1,5 +1,6 @@
 //! The model header: 40 u32 that fix the shape of a model and every parameter of its arithmetic (PROTOCOL.md, section 2).
 
+use quern_types::FinishReason;
 use thiserror::Error;
 
 use crate::bounds;
@@ -275,6 +276,21 @@ impl Header {
     #[must_use]
     pub const fn has(&self, mask: u32) -> bool {
         self.flags & mask == mask
+    }
+
+    /// Why a model with this header computes nothing of these ids, if it does not: empty, too long, unknown id, in this order
+    /// (PROTOCOL.md, section 1).
+    #[must_use]
+    pub fn refuse(&self, ids: &[u32]) -> Option<FinishReason> {
+        if ids.is_empty() {
+            Some(FinishReason::EmptyItem)
+        } else if ids.len() > self.context as usize {
+            Some(FinishReason::ItemTooLong)
+        } else if ids.iter().any(|&id| id >= self.vocabulary) {
+            Some(FinishReason::UnknownId)
+        } else {
+            None
+        }
     }
 
     /// Checks every bound of EXACT.md, section 2. All proofs of integer width in this crate start from them.

@@ -5,11 +5,13 @@
 //! | [`header`] | the 40 numbers that fix a model |
 //! | [`bounds`] | the bounds from which every proof of width starts |
 //! | [`format`] | quantised matrices, tables, vectors |
+//! | [`layout`] | the tensors of a model, in the one order that is hashed |
 //! | [`arith`] | the two roundings and the clamps |
-//! | [`tables`] | the two tables of the profile |
+//! | [`tables`] | the tables of the profile |
 //! | [`reference`] | the definition of every op, one plain function each |
 //! | [`kernels`] | the same, fast |
-//! | [`encoder`] | the BERT encoder: weights, order of tensors, forward pass |
+//! | [`encoder`] | the BERT encoder: weights and the function from ids to a vector |
+//! | [`decoder`] | the Llama decoder: weights and the function from ids to ids |
 
 #![deny(
     clippy::float_arithmetic,
@@ -22,11 +24,13 @@
 
 pub mod arith;
 pub mod bounds;
+pub mod decoder;
 pub mod encoder;
 pub mod format;
 pub mod header;
 #[expect(unsafe_code, reason = "vector instructions; each block says why it is sound, and its plain twin is in reference")]
 pub mod kernels;
+pub mod layout;
 pub mod reference;
 #[cfg(feature = "test-support")]
 pub mod sample;

@@ -2,9 +2,10 @@
 
 use crate::{
     bounds::{GROUP, ROW_SHIFT_MIN},
-    encoder::{Encoder, EncoderError, EncoderWeights, Tensor, TensorName, TensorShape, tensor_specs},
+    encoder::{Encoder, EncoderWeights},
     format::{FormatError, Q8Matrix, TableI32, VectorI32},
     header::{self, Header, NO_ID, flag},
+    layout::{WeightsError, Tensor, TensorName, TensorShape, tensor_specs},
 };
 
 /// SplitMix64: the same numbers on every machine, for ever.
@@ -114,7 +115,7 @@ pub fn matrix(generator: &mut Generator, rows: usize, cols: usize, bias: bool) -
 ///
 /// # Errors
 /// The header is invalid or unsupported.
-pub fn weights(header: &Header, seed: u64) -> Result<EncoderWeights, EncoderError> {
+pub fn weights(header: &Header, seed: u64) -> Result<EncoderWeights, WeightsError> {
     let mut generator = Generator::new(seed);
     let tensors = tensor_specs(header)?.into_iter().map(|spec| tensor(&mut generator, spec.name, spec.shape));
     EncoderWeights::from_tensors(header, tensors.collect::<Vec<_>>())
@@ -124,7 +125,7 @@ pub fn weights(header: &Header, seed: u64) -> Result<EncoderWeights, EncoderErro
 ///
 /// # Errors
 /// As [`weights`].
-pub fn encoder(header: &Header, seed: u64) -> Result<Encoder, EncoderError> {
+pub fn encoder(header: &Header, seed: u64) -> Result<Encoder, WeightsError> {
     Encoder::new(header.clone(), weights(header, seed)?)
 }
 

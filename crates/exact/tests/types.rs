@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use quern_exact::{
     bounds,
-    encoder::{Encoder, EncoderError, EncoderWeights, Tensor, TensorName, TensorRef, tensor_specs},
+    decoder::DecoderWeights,
+    encoder::{Encoder, EncoderWeights},
     format::{FormatError, Q8Matrix, TableI32, VectorI32, Weights},
     header::{self, Header, HeaderError},
+    layout::{Tensor, TensorName, TensorRef, WeightsError, tensor_specs},
     sample,
 };
 
@@ -91,7 +93,7 @@ fn header_refuses_each_field_just_outside_its_bounds() {
 }
 
 #[test]
-fn header_accepts_a_decoder_that_this_release_cannot_run() {
+fn header_accepts_decoders_and_refuses_those_that_this_release_does_not_run_by_field() {
     let decoder = Header {
         family: 2,
         heads: 8,
@@ -107,8 +109,22 @@ fn header_accepts_a_decoder_that_this_release_cannot_run() {
     assert_eq!(decoder.validate(), Ok(()));
     // layers · (dim · head dim · (2 · 8 + 2 · 2) + 3 · ffn · dim) + vocabulary · dim
     assert_eq!(decoder.macs_per_token(), Ok(2 * (48 * 16 * 20 + 3 * 144 * 48) + 100 * 48));
-    let error = tensor_specs(&decoder).expect_err("not an encoder");
-    assert_eq!(error, EncoderError::Unsupported { field: "family", value: 2, supported: 1 });
+    assert!(tensor_specs(&decoder).is_ok());
+    let refused = |header: Header| match tensor_specs(&header).expect_err("not supported") {
+        WeightsError::Unsupported { field, value, .. } => (field, value),
+        error => panic!("{error}"),
+    };
+    assert_eq!(refused(Header { norm: 1, ..decoder.clone() }), ("norm", 1));
+    for (flags, shape) in [(0b100_0000, 0b100_0000), (0b111_0001, 0b110_0001), (0b001_0001, 1), (0b1101_0001, 0b1100_0001)] {
+        assert_eq!(refused(Header { flags, ..decoder.clone() }), ("flags (bits 0, 5, 6 and 7)", shape));
+    }
+    let encoder = sample::small_header();
+    assert_eq!(refused(Header { norm: 2, ..encoder.clone() }), ("norm", 2));
+    assert_eq!(refused(Header { activation: 3, ..encoder }), ("activation", 3));
+    let error = EncoderWeights::from_tensors(&decoder, []).expect_err("a decoder");
+    assert_eq!(error.to_string(), "this release runs an encoder with family 1 (BERT) only; the header has 2");
+    let error = DecoderWeights::from_tensors(&sample::small_header(), []).expect_err("an encoder");
+    assert_eq!(error.to_string(), "this release runs a decoder with family 2 (Llama) only; the header has 1");
 }
 
 #[test]
@@ -226,12 +242,12 @@ fn weights_that_do_not_fit_the_header_are_refused_by_name() {
     );
     let shifts = |shift: i32| Tensor::Table(TableI32::new(2, 3, vec![0, 0, 0, 0, shift, 0]).expect("sizes fit"));
     for shift in [-1, 17, i32::MIN] {
-        let expected = EncoderError::ValueShift { layer: 1, head: 1, shift }.to_string();
+        let expected = WeightsError::ValueShift { layer: 1, head: 1, shift }.to_string();
         assert_eq!(build(&|tensors| *tensors.last_mut().expect("not empty") = shifts(shift)), expected);
     }
     let short = EncoderWeights { layers: weights.layers[..1].to_vec(), ..weights.clone() };
     let error = Encoder::new(header.clone(), short).map(|_| ()).expect_err("a layer is missing");
     assert_eq!(error.to_string(), "tensor layers.1.query is missing");
     let odd = Header { context: bounds::CONTEXT, ..header };
-    assert!(matches!(Encoder::new(odd, weights), Err(EncoderError::Shape { name: TensorName::Positions, .. })));
+    assert!(matches!(Encoder::new(odd, weights), Err(WeightsError::Shape { name: TensorName::Positions, .. })));
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{D, Device, Result, Tensor};
 use candle_nn::ops::{layer_norm, softmax_last_dim};
-use quern_exact::encoder::{LayerTensor, TensorName};
+use quern_exact::layout::{LayerTensor, TensorName};
 
 use crate::{
     ModelError,

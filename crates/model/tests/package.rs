@@ -10,10 +10,7 @@ use std::{
 };
 
 use fixture::{CONTEXT, Type, WORDS};
-use quern_exact::{
-    encoder::{Output, TensorRef},
-    reference,
-};
+use quern_exact::{encoder::Output, layout::TensorRef, reference};
 use quern_model::{ModelError, Package, Reference};
 use quern_types::{B256, FinishReason, PackageRoot, keccak256};
 use tempfile::TempDir;

@@ -7,11 +7,12 @@ use std::{
 
 use quern_types::FinishReason;
 
-use super::{EncoderError, EncoderWeights};
+use super::EncoderWeights;
 use crate::{
     format::TableI32,
     header::Header,
     kernels::{Engine, Isa},
+    layout::WeightsError,
 };
 
 /// An encoder that can run: a valid header and weights that fit it.
@@ -45,29 +46,12 @@ impl Output {
     }
 }
 
-impl Header {
-    /// Why a model with this header computes nothing of these ids, if it does not: empty, too long, unknown id, in this order
-    /// (PROTOCOL.md, section 1).
-    #[must_use]
-    pub fn refuse(&self, ids: &[u32]) -> Option<FinishReason> {
-        if ids.is_empty() {
-            Some(FinishReason::EmptyItem)
-        } else if ids.len() > self.context as usize {
-            Some(FinishReason::ItemTooLong)
-        } else if ids.iter().any(|&id| id >= self.vocabulary) {
-            Some(FinishReason::UnknownId)
-        } else {
-            None
-        }
-    }
-}
-
 impl Encoder {
     /// An encoder with the fastest kernels of this machine. Packs the matrices once, which takes about their size in memory again.
     ///
     /// # Errors
     /// The header is invalid or unsupported, or the weights do not fit it.
-    pub fn new(header: Header, weights: EncoderWeights) -> Result<Self, EncoderError> {
+    pub fn new(header: Header, weights: EncoderWeights) -> Result<Self, WeightsError> {
         Self::with_isa(header, weights, Isa::detect())
     }
 
@@ -75,7 +59,7 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`Encoder::new`].
-    pub fn with_isa(header: Header, weights: EncoderWeights, isa: Isa) -> Result<Self, EncoderError> {
+    pub fn with_isa(header: Header, weights: EncoderWeights, isa: Isa) -> Result<Self, WeightsError> {
         weights.check(&header)?;
         let engine = Engine::new(isa, &weights);
         Ok(Self { header, weights, engine })

@@ -1,13 +1,10 @@
 //! The weights of an encoder by name, and as the flat list that is hashed and stored.
 
-use super::{
-    EncoderError,
-    layout::{LayerTensor, TensorName, TensorShape, TensorSpec, tensor_specs},
-};
+use super::layout::{LAYER, specs};
 use crate::{
-    bounds,
     format::{Q8Matrix, TableI32, VectorI32},
     header::Header,
+    layout::{self, WeightsError, Reader, Tensor, TensorName, TensorRef},
 };
 
 /// A norm's parameters, one element per channel.
@@ -57,52 +54,6 @@ pub struct EncoderWeights {
     pub value_shifts: TableI32,
 }
 
-/// A tensor, borrowed, as one leaf of the weights tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TensorRef<'a> {
-    /// Quantised matrix.
-    Matrix(&'a Q8Matrix),
-    /// int32 table.
-    Table(&'a TableI32),
-    /// int32 vector.
-    Vector(&'a VectorI32),
-}
-
-/// A tensor, owned, as it is read from a package.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Tensor {
-    /// Quantised matrix.
-    Matrix(Q8Matrix),
-    /// int32 table.
-    Table(TableI32),
-    /// int32 vector.
-    Vector(VectorI32),
-}
-
-impl TensorRef<'_> {
-    /// Kind and size.
-    #[must_use]
-    pub fn shape(&self) -> TensorShape {
-        match self {
-            Self::Matrix(matrix) => TensorShape::Matrix { rows: matrix.rows(), cols: matrix.cols(), bias: matrix.has_bias() },
-            Self::Table(table) => TensorShape::Table { rows: table.rows(), width: table.width() },
-            Self::Vector(vector) => TensorShape::Vector { len: vector.len() },
-        }
-    }
-}
-
-impl Tensor {
-    /// A view of the tensor.
-    #[must_use]
-    pub const fn as_ref(&self) -> TensorRef<'_> {
-        match self {
-            Self::Matrix(matrix) => TensorRef::Matrix(matrix),
-            Self::Table(table) => TensorRef::Table(table),
-            Self::Vector(vector) => TensorRef::Vector(vector),
-        }
-    }
-}
-
 impl Norm {
     fn tensors(&self) -> [TensorRef<'_>; 2] {
         [TensorRef::Vector(&self.gain), TensorRef::Vector(&self.bias)]
@@ -110,7 +61,7 @@ impl Norm {
 }
 
 impl LayerWeights {
-    /// In the order of [`LayerTensor::ALL`].
+    /// In the order of [`LAYER`].
     fn tensors(&self) -> [TensorRef<'_>; 10] {
         let [attention_gain, attention_bias] = self.attention_norm.tensors();
         let [ffn_gain, ffn_bias] = self.ffn_norm.tensors();
@@ -128,113 +79,52 @@ impl EncoderWeights {
         let types = self.token_types.iter().map(|types| (TensorName::TokenTypes, TensorRef::Table(types)));
         let norm = [(TensorName::EmbeddingGain, gain), (TensorName::EmbeddingBias, bias)];
         let layers = (0u32..).zip(&self.layers).flat_map(|(layer, weights)| {
-            LayerTensor::ALL.into_iter().zip(weights.tensors()).map(move |(name, tensor)| (TensorName::Layer(layer, name), tensor))
+            LAYER.into_iter().zip(weights.tensors()).map(move |(name, tensor)| (TensorName::Layer(layer, name), tensor))
         });
         let last = [(TensorName::ValueShifts, TensorRef::Table(&self.value_shifts))];
         before.into_iter().chain(types).chain(norm).chain(layers).chain(last)
     }
 
-    /// Builds the weights from tensors in the order of [`tensor_specs`], checking each against the header.
+    /// Builds the weights from tensors in the order of [`tensor_specs`](crate::layout::tensor_specs), checking each against the header.
     ///
     /// # Errors
     /// The header is invalid or unsupported, a tensor is missing, left over, or of another kind or size, or a value shift is out of bounds.
-    pub fn from_tensors(header: &Header, tensors: impl IntoIterator<Item = Tensor>) -> Result<Self, EncoderError> {
-        let specs = tensor_specs(header)?;
-        let mut reader = Reader { specs: specs.into_iter(), tensors: tensors.into_iter() };
+    pub fn from_tensors(header: &Header, tensors: impl IntoIterator<Item = Tensor>) -> Result<Self, WeightsError> {
+        let mut reader = Reader::new(specs(header)?, tensors);
         let words = reader.matrix()?;
         let positions = reader.table()?;
         let token_types = if header.token_types > 0 { Some(reader.table()?) } else { None };
-        let embedding_norm = reader.norm()?;
-        let layers = (0..header.layers).map(|_| reader.layer()).collect::<Result<_, _>>()?;
+        let embedding_norm = norm(&mut reader)?;
+        let layers = (0..header.layers).map(|_| layer(&mut reader)).collect::<Result<_, _>>()?;
         let value_shifts = reader.table()?;
-        if reader.tensors.next().is_some() {
-            return Err(EncoderError::LeftOver);
-        }
-        let weights = Self { words, positions, token_types, embedding_norm, layers, value_shifts };
-        weights.check_value_shifts()?;
-        Ok(weights)
+        reader.finish()?;
+        layout::check_value_shifts(&value_shifts)?;
+        Ok(Self { words, positions, token_types, embedding_norm, layers, value_shifts })
     }
 
     /// Checks that every tensor has the kind and size that the header asks for, and that the value shifts are within bounds.
     ///
     /// # Errors
     /// As [`EncoderWeights::from_tensors`].
-    pub fn check(&self, header: &Header) -> Result<(), EncoderError> {
-        let mut tensors = self.tensors();
-        for spec in tensor_specs(header)? {
-            match tensors.next() {
-                Some((name, tensor)) if name == spec.name => fits(spec, tensor.shape())?,
-                _ => return Err(EncoderError::Missing { name: spec.name }),
-            }
-        }
-        if tensors.next().is_some() {
-            return Err(EncoderError::LeftOver);
-        }
-        self.check_value_shifts()
-    }
-
-    fn check_value_shifts(&self) -> Result<(), EncoderError> {
-        for (layer, row) in self.value_shifts.iter_rows().enumerate() {
-            if let Some((head, &shift)) = row.iter().enumerate().find(|(_, shift)| !(0..=bounds::VALUE_SHIFT_MAX).contains(*shift)) {
-                return Err(EncoderError::ValueShift { layer, head, shift });
-            }
-        }
-        Ok(())
+    pub fn check(&self, header: &Header) -> Result<(), WeightsError> {
+        layout::check(specs(header)?, self.tensors())?;
+        layout::check_value_shifts(&self.value_shifts)
     }
 }
 
-fn fits(spec: TensorSpec, actual: TensorShape) -> Result<(), EncoderError> {
-    if actual == spec.shape { Ok(()) } else { Err(EncoderError::Shape { name: spec.name, actual, expected: spec.shape }) }
+fn norm<T: Iterator<Item = Tensor>>(reader: &mut Reader<T>) -> Result<Norm, WeightsError> {
+    Ok(Norm { gain: reader.vector()?, bias: reader.vector()? })
 }
 
-struct Reader<S, T> {
-    specs: S,
-    tensors: T,
-}
-
-impl<S: Iterator<Item = TensorSpec>, T: Iterator<Item = Tensor>> Reader<S, T> {
-    fn next(&mut self) -> Result<Tensor, EncoderError> {
-        let spec = self.specs.next().ok_or(EncoderError::LeftOver)?;
-        let tensor = self.tensors.next().ok_or(EncoderError::Missing { name: spec.name })?;
-        fits(spec, tensor.as_ref().shape())?;
-        Ok(tensor)
-    }
-
-    fn matrix(&mut self) -> Result<Q8Matrix, EncoderError> {
-        match self.next()? {
-            Tensor::Matrix(matrix) => Ok(matrix),
-            Tensor::Table(_) | Tensor::Vector(_) => Err(EncoderError::LeftOver),
-        }
-    }
-
-    fn table(&mut self) -> Result<TableI32, EncoderError> {
-        match self.next()? {
-            Tensor::Table(table) => Ok(table),
-            Tensor::Matrix(_) | Tensor::Vector(_) => Err(EncoderError::LeftOver),
-        }
-    }
-
-    fn vector(&mut self) -> Result<VectorI32, EncoderError> {
-        match self.next()? {
-            Tensor::Vector(vector) => Ok(vector),
-            Tensor::Matrix(_) | Tensor::Table(_) => Err(EncoderError::LeftOver),
-        }
-    }
-
-    fn norm(&mut self) -> Result<Norm, EncoderError> {
-        Ok(Norm { gain: self.vector()?, bias: self.vector()? })
-    }
-
-    fn layer(&mut self) -> Result<LayerWeights, EncoderError> {
-        Ok(LayerWeights {
-            query: self.matrix()?,
-            key: self.matrix()?,
-            value: self.matrix()?,
-            output: self.matrix()?,
-            attention_norm: self.norm()?,
-            up: self.matrix()?,
-            down: self.matrix()?,
-            ffn_norm: self.norm()?,
-        })
-    }
+fn layer<T: Iterator<Item = Tensor>>(reader: &mut Reader<T>) -> Result<LayerWeights, WeightsError> {
+    Ok(LayerWeights {
+        query: reader.matrix()?,
+        key: reader.matrix()?,
+        value: reader.matrix()?,
+        output: reader.matrix()?,
+        attention_norm: norm(reader)?,
+        up: reader.matrix()?,
+        down: reader.matrix()?,
+        ffn_norm: norm(reader)?,
+    })
 }

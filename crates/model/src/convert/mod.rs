@@ -18,9 +18,10 @@ use importance::{LayerImportance, importance};
 use number::Dyadic;
 use quern_exact::{
     bounds::GROUP,
-    encoder::{EncoderWeights, LayerTensor, Tensor, TensorName, TensorShape, TensorSpec, tensor_specs},
+    encoder::EncoderWeights,
     format::{FormatError, Q8Matrix, TableI32, VectorI32},
     header::Header,
+    layout::{LayerTensor, Tensor, TensorName, TensorShape, TensorSpec, tensor_specs},
 };
 use row::{WeightTooLarge, quantize_row};
 use values::NormBound;
@@ -96,6 +97,8 @@ fn input_importance(layers: Option<&[LayerImportance]>, name: TensorName) -> Opt
         LayerTensor::Up => Some(&layer.ffn),
         LayerTensor::Down => Some(&layer.inner),
         LayerTensor::AttentionGain | LayerTensor::AttentionBias | LayerTensor::FfnGain | LayerTensor::FfnBias => None,
+        // No encoder has these.
+        LayerTensor::QueryGain | LayerTensor::KeyGain | LayerTensor::Gate => None,
     }
 }
 

@@ -12,9 +12,9 @@
 
 use quern_exact::{
     bounds::GROUP,
-    encoder::{EncoderError, Tensor, TensorName, TensorRef, TensorShape, TensorSpec, tensor_specs},
     format::{FormatError, Q8Matrix, TableI32, VectorI32},
     header::Header,
+    layout::{Tensor, TensorName, TensorRef, TensorShape, TensorSpec, WeightsError, tensor_specs},
 };
 use thiserror::Error;
 
@@ -39,7 +39,7 @@ pub(crate) enum LayoutError {
     #[error("tensor {tensor}: {error}")]
     Tensor { tensor: TensorName, error: FormatError },
     #[error("{0}")]
-    Encoder(EncoderError),
+    Weights(WeightsError),
 }
 
 /// Where the parts of a tensor lie.
@@ -61,7 +61,7 @@ struct Plan {
 impl Plan {
     /// The bounds of a header keep every sum here below 2^56.
     fn new(header: &Header) -> Result<Self, LayoutError> {
-        let specs = tensor_specs(header).map_err(LayoutError::Encoder)?;
+        let specs = tensor_specs(header).map_err(LayoutError::Weights)?;
         let mut at = (ALIGNMENT + specs.len() * ENTRY_BYTES).next_multiple_of(ALIGNMENT);
         let mut places = Vec::with_capacity(specs.len());
         for spec in specs {

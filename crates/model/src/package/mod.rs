@@ -11,8 +11,9 @@ pub use record::{ConversionRecord, SourceRecord, TensorRecord};
 
 use quern_commit::model::{package_root, tokenizer_hash};
 use quern_exact::{
-    encoder::{Encoder, EncoderWeights, tensor_specs},
+    encoder::{Encoder, EncoderWeights},
     header::{self, Header},
+    layout::tensor_specs,
 };
 use quern_types::{B256, PackageRoot};
 

@@ -1,10 +1,7 @@
 //! The roots of a package (docs/PROTOCOL.md, section 2), with the tensors' own ones so that a difference can be named.
 
 use quern_commit::model::{package_root, tensor_root, weights_root};
-use quern_exact::{
-    encoder::{EncoderWeights, TensorName},
-    header::Header,
-};
+use quern_exact::{encoder::EncoderWeights, header::Header, layout::TensorName};
 use quern_types::{B256, PackageRoot};
 
 use crate::ModelError;

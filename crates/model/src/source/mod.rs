@@ -9,7 +9,7 @@ pub(crate) use config::{BertConfig, Pooling};
 pub(crate) use tensors::{Floats, SourceTensors, sha256_hex};
 
 use crate::ModelError;
-use quern_exact::encoder::{LayerTensor, TensorName};
+use quern_exact::layout::{LayerTensor, TensorName};
 
 /// Tensors of BERT checkpoints that an embedding does not use: position numbers, the pooler, heads of other tasks.
 const UNUSED: &[&str] = &["embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "qa_outputs."];
@@ -37,7 +37,8 @@ impl Source {
         Ok(Self { config, tensors, files, prefix: if under_bert { "bert." } else { "" } })
     }
 
-    /// The checkpoint's name of a tensor of ours; of a matrix, without its `.weight` and `.bias`. `None` for those that an import computes.
+    /// The checkpoint's name of a tensor of ours; of a matrix, without its `.weight` and `.bias`. `None` for those that an import
+    /// computes, and those that no encoder has.
     pub(crate) fn checkpoint_name(&self, name: TensorName) -> Option<String> {
         let prefix = self.prefix;
         let name = match name {
@@ -59,9 +60,10 @@ impl Source {
                     LayerTensor::Down => "output.dense",
                     LayerTensor::FfnGain => "output.LayerNorm.weight",
                     LayerTensor::FfnBias => "output.LayerNorm.bias",
+                    LayerTensor::QueryGain | LayerTensor::KeyGain | LayerTensor::Gate => return None,
                 }
             ),
-            TensorName::ValueShifts => return None,
+            TensorName::ValueShifts | TensorName::RotaryCos | TensorName::RotarySin | TensorName::FinalGain | TensorName::Head => return None,
         };
         Some(format!("{prefix}{name}"))
     }
