@@ -1,6 +1,11 @@
 //! The models that this worker holds: verified before the first claim, then kept packed for the machine.
 
-use std::{collections::HashMap, num::NonZeroUsize, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use quern_exact::encoder::Encoder;
 use quern_model::Package;
@@ -49,7 +54,7 @@ impl Models {
 }
 
 /// A package, opened and verified, as an encoder.
-pub(crate) fn load(path: &PathBuf) -> Result<(PackageRoot, Encoder)> {
+pub(crate) fn load(path: &Path) -> Result<(PackageRoot, Encoder)> {
     let package = Package::open(path)?;
     let root = package.verify()?;
     if root != package.root() {

@@ -228,7 +228,7 @@ impl View {
             }
             Event::ReceiptSubmitted { window_end, receipt, .. } => {
                 job.window_end = *window_end;
-                job.receipt = Some(Arc::new((**receipt).clone()));
+                job.receipt = Some(Arc::new(**receipt));
                 job.state = JobState::Submitted;
             }
             Event::WindowExtended { window_end, .. } => job.window_end = *window_end,

@@ -168,14 +168,14 @@ fn stream_goes_on_from_a_cursor_and_unwinds_one_that_is_gone() {
         until(&mut first, &mut folded, latest(&client).await).await;
         drop(first);
         reorg(&client, 3).await;
-        let cursor = Some(Cursor::from(*folded.blocks.last().unwrap()));
+        let cursor = Cursor::from(*folded.blocks.last().unwrap());
         // With history: exactly to the fork.
-        let start = Start { first_block: 1, cursor, history: folded.blocks[8..].to_vec() };
+        let start = Start { first_block: 1, cursor: Some(cursor), history: folded.blocks[8..].to_vec() };
         let mut stream = EventStream::over(client.clone(), LogFilter::new([ECHO]), start, config()).unwrap();
         let step = stream.next().await.unwrap();
         assert!(matches!(&step, Step::Unwind(unwind) if unwind.to.number == 17), "{step:?}");
         // Without: to what is finalized.
-        let mut stream = EventStream::over(client.clone(), LogFilter::new([ECHO]), Start::after(1, cursor.unwrap()), config()).unwrap();
+        let mut stream = EventStream::over(client.clone(), LogFilter::new([ECHO]), Start::after(1, cursor), config()).unwrap();
         let step = stream.next().await.unwrap();
         assert!(matches!(&step, Step::Unwind(unwind) if unwind.to.number == 16), "{step:?}");
         folded.apply(step);

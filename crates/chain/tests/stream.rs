@@ -404,10 +404,10 @@ fn replace_from(world: &Mutex<World>, number: usize, len: usize) {
 
 async fn catch_up(stream: &mut LogStream<Node>, to: u64) -> Result<()> {
     loop {
-        if let Step::Batch(batch) = stream.next().await? {
-            if batch.blocks.last().is_some_and(|last| last.at.number == to) {
-                return Ok(());
-            }
+        if let Step::Batch(batch) = stream.next().await?
+            && batch.blocks.last().is_some_and(|last| last.at.number == to)
+        {
+            return Ok(());
         }
     }
 }

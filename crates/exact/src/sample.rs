@@ -5,7 +5,7 @@ use crate::{
     encoder::{Encoder, EncoderWeights},
     format::{FormatError, Q8Matrix, TableI32, VectorI32},
     header::{self, Header, NO_ID, flag},
-    layout::{WeightsError, Tensor, TensorName, TensorShape, tensor_specs},
+    layout::{Tensor, TensorName, TensorShape, WeightsError, tensor_specs},
 };
 
 /// SplitMix64: the same numbers on every machine, for ever.

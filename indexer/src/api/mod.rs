@@ -78,7 +78,6 @@ fn documented() -> OpenApiRouter<Api> {
 }
 
 /// The API as a service.
-#[must_use]
 pub fn router(api: Api) -> Router {
     let (router, _) = documented().split_for_parts();
     http::with_limits(router, api)

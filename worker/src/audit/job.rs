@@ -98,7 +98,7 @@ fn attested(events: &[Logged], deployment: &Deployment, job: JobId) -> Result<At
             Event::JobPosted { spec: posted, .. } if posted.id(&domain) == job => spec = Some((**posted).clone()),
             Event::JobClaimed { .. } => state = JobState::Claimed,
             Event::ReceiptSubmitted { receipt: submitted, receipt_digest, .. } if submitted.digest(&domain) == *receipt_digest => {
-                receipt = Some(**submitted)
+                receipt = Some(**submitted);
             }
             Event::JobCancelled { .. } | Event::JobExpired { .. } | Event::JobUndelivered { .. } => state = JobState::Refunded,
             _ => {}

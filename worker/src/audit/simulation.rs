@@ -261,7 +261,7 @@ impl Simulation {
                 self.log(Event::JobExpired { job_id: id, client, refund: max_fee });
                 self.moved(Reason::Expired, client, client, max_fee.units(), id.0);
             }
-            None if act.amount % 3 == 0 => {
+            None if act.amount.is_multiple_of(3) => {
                 self.log(Event::JobCancelled { job_id: id, client, refund: max_fee });
                 self.moved(Reason::Cancelled, client, client, max_fee.units(), id.0);
             }
@@ -288,7 +288,7 @@ impl Simulation {
 
     fn challenge(&mut self, act: Act, index: usize, id: JobId) {
         let Some((_, window_end)) = self.jobs[index].receipt else { return };
-        if self.now <= window_end && act.amount % 2 == 0 {
+        if self.now <= window_end && act.amount.is_multiple_of(2) {
             self.jobs[index].challenged += 1;
             self.log(Event::ChallengeOpened { job_id: id, challenges_open: self.jobs[index].challenged });
         }
@@ -300,7 +300,7 @@ impl Simulation {
         if job.challenged == 0 {
             return;
         }
-        if act.amount % 2 == 0 {
+        if act.amount.is_multiple_of(2) {
             self.jobs[index].challenged -= 1;
             self.log(Event::ChallengeDismissed { job_id: id, challenges_open: job.challenged - 1 });
             return;

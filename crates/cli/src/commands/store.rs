@@ -212,7 +212,7 @@ async fn list(context: &Context, content: &Content) -> anyhow::Result<()> {
     for cid in content.local.pins().await? {
         match content.local.stat(cid).await {
             Ok(stat) => {
-                context.out.result(&json!({ "cid": cid, "bytes": stat.size_bytes }), || format!("{cid}  {} bytes", stat.size_bytes))?
+                context.out.result(&json!({ "cid": cid, "bytes": stat.size_bytes }), || format!("{cid}  {} bytes", stat.size_bytes))?;
             }
             Err(error) => {
                 let problem = error.to_string();

@@ -458,10 +458,9 @@ impl Working {
 
     /// Undo images in the order in which the rows were touched, as (block, table, key and image in JSON).
     pub(crate) fn undo(&self) -> Result<Vec<Undo>, serde_json::Error> {
-        fn next<'r, E: Entity>(images: &mut impl Iterator<Item = &'r (u64, E::Key, Option<E>)>) -> Result<Option<Undo>, serde_json::Error>
-        where
-            E: 'r,
-        {
+        fn next<'r, E: Entity + 'r>(
+            images: &mut impl Iterator<Item = &'r (u64, E::Key, Option<E>)>,
+        ) -> Result<Option<Undo>, serde_json::Error> {
             let Some((block, key, image)) = images.next() else { return Ok(None) };
             let image = image.as_ref().map(serde_json::to_string).transpose()?;
             Ok(Some(Undo { block: *block, table: E::TABLE, key: serde_json::to_string(key)?, image }))

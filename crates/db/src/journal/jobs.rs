@@ -221,7 +221,7 @@ impl Journal {
         let places = vec!["?"; closed.len()].join(", ");
         // Only placeholders are put together here; the names are bound.
         let sql = format!("SELECT * FROM job WHERE step NOT IN ({places}) ORDER BY created_ms, job_id");
-        let query = closed.into_iter().fold(sqlx::query(sqlx::AssertSqlSafe(sql)), |query, name| query.bind(name));
+        let query = closed.into_iter().fold(sqlx::query(sqlx::AssertSqlSafe(sql)), sqlx::query::Query::bind);
         let rows = query.fetch_all(self.database.readers()).await.map_err(Error::sql("reading jobs"))?;
         rows.iter().map(entry).collect()
     }

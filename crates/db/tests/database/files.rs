@@ -14,7 +14,7 @@ use quern_db::{
 use quern_types::{Address, B256};
 
 async fn refusal(path: &Path) -> Error {
-    let error = Journal::open(path, &binding()).await.err().expect("the file is refused");
+    let error = Journal::open(path, &binding()).await.expect_err("the file is refused");
     assert_eq!(error.severity(), Severity::Fatal, "{error}");
     error
 }
@@ -86,7 +86,7 @@ async fn journal_of_another_chain_or_genesis_or_market_is_refused() {
         (JournalBinding { genesis_hash: B256::ZERO, ..binding() }, "genesis_hash"),
         (JournalBinding { market: Address::ZERO, ..binding() }, "market"),
     ] {
-        let error = Journal::open(&path, &other).await.err().expect("is refused");
+        let error = Journal::open(&path, &other).await.expect_err("is refused");
         assert!(matches!(&error, Error::OtherChain { name: found, .. } if found == name), "{error}");
         assert!(error.to_string().contains("--data-dir"), "{error}");
     }

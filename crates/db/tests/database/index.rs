@@ -59,9 +59,7 @@ proptest! {
             let mut index = open(&path).await;
             let mut chain = Chain::default();
             let mut finalized = FIRST - 1;
-            let mut seed = 0;
-            for deed in deeds {
-                seed += 1;
+            for (seed, deed) in (1..).zip(deeds) {
                 let stand = chain.tip().number;
                 match deed {
                     Deed::Extend(blocks) => blocks.iter().for_each(|events| chain.extend(seed, events)),
@@ -227,11 +225,11 @@ async fn index_of_another_deployment_and_a_journal_are_refused() {
     let folder = folder();
     let path = folder.path().join("index.db");
     open(&path).await.close().await;
-    let error = Index::open(&path, &IndexBinding { first_block: 6, ..binding() }).await.err().expect("is refused");
+    let error = Index::open(&path, &IndexBinding { first_block: 6, ..binding() }).await.expect_err("is refused");
     assert!(matches!(&error, Error::OtherChain { name, .. } if name == "first_block"), "{error}");
     let journal = support::file(&folder);
     support::open(&journal).await.close().await;
-    let error = Index::open(&journal, &binding()).await.err().expect("is refused");
+    let error = Index::open(&journal, &binding()).await.expect_err("is refused");
     assert!(matches!(error, Error::NotOurs { expected: "index", .. }), "{error}");
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     header::{self, Header, flag},
-    layout::{LayerTensor, WeightsError, TensorName, TensorShape, TensorSpec},
+    layout::{LayerTensor, TensorName, TensorShape, TensorSpec, WeightsError},
 };
 
 /// The tensor list of a decoder with this header.

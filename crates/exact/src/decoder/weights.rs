@@ -4,7 +4,7 @@ use super::layout::specs;
 use crate::{
     format::{Q8Matrix, TableI32, VectorI32},
     header::{Header, flag},
-    layout::{self, LayerTensor, WeightsError, Reader, Tensor, TensorName, TensorRef},
+    layout::{self, LayerTensor, Reader, Tensor, TensorName, TensorRef, WeightsError},
 };
 
 /// The rotation of queries and keys: rows of rotary dims / 2, one per position of the context, Q30. Element i turns dims i and
@@ -104,7 +104,8 @@ impl DecoderWeights {
         let rotary =
             rotary.flat_map(|r| [(TensorName::RotaryCos, TensorRef::Table(&r.cos)), (TensorName::RotarySin, TensorRef::Table(&r.sin))]);
         let layers = (0u32..).zip(&self.layers);
-        let layers = layers.flat_map(|(layer, weights)| weights.tensors().map(move |(name, tensor)| (TensorName::Layer(layer, name), tensor)));
+        let layers =
+            layers.flat_map(|(layer, weights)| weights.tensors().map(move |(name, tensor)| (TensorName::Layer(layer, name), tensor)));
         let last = [(TensorName::FinalGain, TensorRef::Vector(&self.final_gain))];
         let head = self.head.iter().map(|head| (TensorName::Head, TensorRef::Matrix(head)));
         let shifts = [(TensorName::ValueShifts, TensorRef::Table(&self.value_shifts))];
@@ -144,11 +145,7 @@ fn layer<T: Iterator<Item = Tensor>>(header: &Header, reader: &mut Reader<T>) ->
         query: reader.matrix()?,
         key: reader.matrix()?,
         value: reader.matrix()?,
-        head_norms: if header.has(flag::QK_NORM) {
-            Some(HeadNorms { query: reader.vector()?, key: reader.vector()? })
-        } else {
-            None
-        },
+        head_norms: if header.has(flag::QK_NORM) { Some(HeadNorms { query: reader.vector()?, key: reader.vector()? }) } else { None },
         output: reader.matrix()?,
         ffn_gain: reader.vector()?,
         gate: reader.matrix()?,

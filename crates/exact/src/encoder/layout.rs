@@ -2,7 +2,7 @@
 
 use crate::{
     header::{self, Header, flag},
-    layout::{LayerTensor, WeightsError, TensorName, TensorShape, TensorSpec},
+    layout::{LayerTensor, TensorName, TensorShape, TensorSpec, WeightsError},
 };
 
 /// A layer's tensors in their order.

@@ -4,7 +4,7 @@ use super::layout::{LAYER, specs};
 use crate::{
     format::{Q8Matrix, TableI32, VectorI32},
     header::Header,
-    layout::{self, WeightsError, Reader, Tensor, TensorName, TensorRef},
+    layout::{self, Reader, Tensor, TensorName, TensorRef, WeightsError},
 };
 
 /// A norm's parameters, one element per channel.

@@ -51,7 +51,7 @@ impl Decimal {
 /// ROUNDING: to nearest; a tie would need 29 decimal digits.
 pub(crate) fn norm_epsilon(eps: Decimal, dim: u32) -> u64 {
     // digits < 10^18 < 2^60, times 2^32 and 2^29: below 2^121. The result: below 10 · 2^32 · 2^28 < 2^64.
-    let numerator = u128::from(eps.digits) * u128::from(dim) << 29;
+    let numerator = (u128::from(eps.digits) * u128::from(dim)) << 29;
     let denominator = 10u128.pow(eps.places);
     u64::try_from((numerator + denominator) / (2 * denominator)).unwrap_or(u64::MAX)
 }

@@ -40,7 +40,7 @@ pub(crate) struct WeightTooLarge {
 ///
 /// ROUNDING: mantissas up, so that no weight passes 127; weights half away from zero.
 pub(crate) fn quantize_row(row: &[u32], importance: Option<&[u128]>) -> Result<Q8Row, WeightTooLarge> {
-    let largest: Vec<Dyadic> = row.chunks(GROUP).map(|group| largest_magnitude(group)).collect();
+    let largest: Vec<Dyadic> = row.chunks(GROUP).map(largest_magnitude).collect();
     let row_largest = Dyadic::from_f32_bits(row.iter().map(|bits| magnitude(*bits)).max().unwrap_or(0));
 
     let shift = SHIFTS.clone().find(|t| row_largest.magnitude_ceil(i32::from(*t), WEIGHT_MAX) >= 1 << 15).unwrap_or(*SHIFTS.end());

@@ -63,7 +63,9 @@ impl Source {
                     LayerTensor::QueryGain | LayerTensor::KeyGain | LayerTensor::Gate => return None,
                 }
             ),
-            TensorName::ValueShifts | TensorName::RotaryCos | TensorName::RotarySin | TensorName::FinalGain | TensorName::Head => return None,
+            TensorName::ValueShifts | TensorName::RotaryCos | TensorName::RotarySin | TensorName::FinalGain | TensorName::Head => {
+                return None;
+            }
         };
         Some(format!("{prefix}{name}"))
     }
