@@ -12,6 +12,7 @@ mod isa;
 mod linear;
 mod norm;
 mod operand;
+mod pages;
 mod pool;
 mod slots;
 
@@ -20,7 +21,8 @@ pub use attention::bidirectional;
 pub use cached::{KvCache, Reach, Sequence, attend};
 pub(crate) use engine::Engine;
 pub use isa::Isa;
-pub use linear::{Packed, linear};
+pub use linear::{Packed, PackedError, PackedRow, linear, linear_into};
 pub use norm::layer_norm;
 pub use operand::{Operands, to_operands};
+pub use pages::Pages;
 pub use pool::Pool;

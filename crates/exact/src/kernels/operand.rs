@@ -1,81 +1,308 @@
-//! int32 rows to int16 operands; twin of [`reference::to_operand`](crate::reference::to_operand).
+//! int32 rows to int16 operands in the layout of the kernels; twin of [`reference::to_operand`](crate::reference::to_operand).
 
-use super::isa::multiversion;
-use crate::arith::{bit_length, clamp16};
+use std::ops::Range;
 
-/// Operands of one product, one row per position, padded with zeros to an even length.
-#[derive(Debug, Clone, PartialEq, Eq)]
+use super::{Isa, Pool, isa::multiversion, slots::Slots};
+use crate::{
+    arith::{bit_length, clamp16},
+    bounds::PRODUCT_COLS,
+};
+
+/// Columns that lie together; rows are padded with zeros to a multiple.
+const QUAD: usize = 4;
+
+/// Operands of a product, one per position, laid out for the kernels of one instruction set. Can be filled again and again.
+///
+/// Positions form panels, the width of a tile at most and of nearly equal width: 20 positions are two sevens and a six. Most kernels read rows of
+/// int16. Kernels with a dot product of bytes read digits, q + 32768 = 256 · high + low (or q - 128, for signed bytes):
+/// `[panel][high, low][quad of columns][position][column]`.
+#[derive(Debug, Clone)]
 pub struct Operands {
-    /// Elements of a row, without the padding.
-    pub cols: usize,
-    /// Row-major, rows of `cols` rounded up to even.
-    pub elements: Vec<i16>,
-    /// Shift of each row.
-    pub shifts: Vec<u32>,
+    isa: Isa,
+    cols: usize,
+    shifts: Vec<u32>,
+    /// Rows of int16, if the kernels read those.
+    elements: Vec<i16>,
+    /// Digits, if the kernels read those.
+    digits: Vec<u8>,
+}
+
+/// What is added to q before its digits are taken.
+#[derive(Clone, Copy)]
+enum Digits {
+    /// high and low unsigned: q + 32768.
+    #[cfg(any(target_arch = "x86_64", test))]
+    Unsigned,
+    /// high and low signed: q - 128, so that 256 · high + low = q - 128.
+    #[cfg(any(target_arch = "aarch64", test))]
+    Signed,
 }
 
 impl Operands {
-    /// Elements from one row to the next.
+    /// None yet.
     #[must_use]
-    pub const fn stride(&self) -> usize {
-        self.cols.next_multiple_of(2)
+    pub const fn new(isa: Isa) -> Self {
+        Self { isa, cols: 0, shifts: Vec::new(), elements: Vec::new(), digits: Vec::new() }
     }
 
-    /// Number of rows.
+    /// The instructions whose kernels read them.
+    #[must_use]
+    pub const fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Elements of a row.
+    #[must_use]
+    pub const fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Number of rows: positions.
     #[must_use]
     pub const fn rows(&self) -> usize {
         self.shifts.len()
     }
 
-    /// One padded row.
+    /// s of a row.
     #[must_use]
-    pub fn row(&self, row: usize) -> &[i16] {
-        &self.elements[row * self.stride()..(row + 1) * self.stride()]
+    pub fn shift(&self, row: usize) -> u32 {
+        self.shifts[row]
     }
-}
 
-multiversion! {
-    /// Operands of rows of `cols` elements each.
+    /// q of a row, in order.
+    #[must_use]
+    pub fn row(&self, row: usize) -> Vec<i16> {
+        let Some(form) = digits_of(self.isa) else { return self.elements(row)[..self.cols].to_vec() };
+        let panel = (0..self.panels()).map(|panel| self.panel(panel)).find(|panel| panel.contains(&row)).unwrap_or(0..0);
+        let [high, low] = self.digits(&panel);
+        let at = |col: usize| (col / QUAD * panel.len() + row - panel.start) * QUAD + col % QUAD;
+        (0..self.cols).map(|col| form.join(high[at(col)], low[at(col)])).collect()
+    }
+
+    /// Replaces them by those of `rows`, rows of `cols` elements, on all threads of a pool.
     ///
     /// # Panics
-    /// If `cols` is 0.
-    pub fn to_operands(rows: &[i32], cols: usize) -> Operands = body
+    /// If `cols` is 0 or more than a product may have, or `rows` is not whole rows.
+    pub fn fill(&mut self, pool: &Pool, rows: &[i32], cols: usize) {
+        assert!((1..=PRODUCT_COLS as usize).contains(&cols) && rows.len().is_multiple_of(cols), "whole rows of {cols} elements");
+        let count = rows.len() / cols;
+        (self.isa, self.cols) = (pool.isa(), cols);
+        self.shifts.resize(count, 0);
+        let stride = self.stride();
+        let form = digits_of(self.isa);
+        // Padding is written too: what stood there was another shape's.
+        match form {
+            None => self.elements.resize(count * stride, 0),
+            Some(_) => self.digits.resize(2 * count * stride, 0),
+        }
+        let (panels, widest) = (self.panels(), self.panel_max());
+        let (shifts, elements, digits) = (Slots::new(&mut self.shifts), Slots::new(&mut self.elements), Slots::new(&mut self.digits));
+        // A part of less than some thousand elements is not worth waking a thread for.
+        let parts = panels.min(4 * pool.threads()).min((rows.len() >> 13).max(1));
+        pool.run(parts, |part| {
+            for panel in panels * part / parts..panels * (part + 1) / parts {
+                let positions = panel_of(count, widest, panel);
+                let rows = &rows[positions.start * cols..positions.end * cols];
+                // SAFETY: panels do not overlap, and each belongs to one part.
+                let shifts = unsafe { shifts.piece(positions.clone()) };
+                if let Some(form) = form {
+                    // SAFETY: as above.
+                    let digits = unsafe { digits.piece(2 * positions.start * stride..2 * positions.end * stride) };
+                    fill_digits(pool.isa(), form, rows, cols, shifts, digits);
+                } else {
+                    // SAFETY: as above.
+                    let elements = unsafe { elements.piece(positions.start * stride..positions.end * stride) };
+                    fill_elements(pool.isa(), rows, cols, shifts, elements);
+                }
+            }
+        });
+    }
+
+    /// Elements from one row to the next.
+    const fn stride(&self) -> usize {
+        self.cols.next_multiple_of(QUAD)
+    }
+
+    /// Whether kernels of `isa` read this layout.
+    pub(super) fn fits(&self, isa: Isa) -> bool {
+        self.isa == isa
+    }
+
+    /// Most positions of a panel.
+    pub(super) const fn panel_max(&self) -> usize {
+        match self.isa {
+            Isa::Portable => 8,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) => 3,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(_) => 8,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => 1,
+            #[cfg(target_arch = "aarch64")]
+            Isa::DotProd(_) => 4,
+        }
+    }
+
+    /// Number of panels.
+    pub(super) fn panels(&self) -> usize {
+        self.rows().div_ceil(self.panel_max())
+    }
+
+    /// The positions of a panel.
+    pub(super) fn panel(&self, panel: usize) -> Range<usize> {
+        panel_of(self.rows(), self.panel_max(), panel)
+    }
+
+    /// One padded row of int16.
+    pub(super) fn elements(&self, row: usize) -> &[i16] {
+        &self.elements[row * self.stride()..(row + 1) * self.stride()]
+    }
+
+    /// The high and the low digits of a panel: `[quad][position][column]`.
+    pub(super) fn digits(&self, panel: &Range<usize>) -> [&[u8]; 2] {
+        let len = panel.len() * self.stride();
+        let (high, low) = self.digits[2 * panel.start * self.stride()..][..2 * len].split_at(len);
+        [high, low]
+    }
 }
 
-#[inline(always)]
-fn body(rows: &[i32], cols: usize) -> Operands {
-    let mut out =
-        Operands { cols, elements: vec![0; rows.len() / cols * cols.next_multiple_of(2)], shifts: Vec::with_capacity(rows.len() / cols) };
-    let stride = out.stride();
-    for (row, slot) in rows.chunks_exact(cols).zip(out.elements.chunks_exact_mut(stride)) {
-        out.shifts.push(quantise(row, &mut slot[..cols]));
+/// Panels of nearly equal width.
+fn panel_of(positions: usize, widest: usize, panel: usize) -> Range<usize> {
+    let panels = positions.div_ceil(widest);
+    positions * panel / panels..positions * (panel + 1) / panels
+}
+
+const fn digits_of(isa: Isa) -> Option<Digits> {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(_) => Some(Digits::Unsigned),
+        #[cfg(target_arch = "aarch64")]
+        Isa::DotProd(_) => Some(Digits::Signed),
+        _ => None,
     }
-    out
+}
+
+impl Digits {
+    /// high and low of q.
+    #[inline(always)]
+    const fn split(self, q: i16) -> [u8; 2] {
+        let [low, high] = q.to_le_bytes();
+        match self {
+            // Adding 32768 flips the top bit.
+            #[cfg(any(target_arch = "x86_64", test))]
+            Self::Unsigned => [high ^ 0x80, low],
+            // Subtracting 128 from the low byte leaves the high one.
+            #[cfg(any(target_arch = "aarch64", test))]
+            Self::Signed => [high, low ^ 0x80],
+        }
+    }
+
+    const fn join(self, high: u8, low: u8) -> i16 {
+        match self {
+            #[cfg(any(target_arch = "x86_64", test))]
+            Self::Unsigned => i16::from_le_bytes([low, high ^ 0x80]),
+            #[cfg(any(target_arch = "aarch64", test))]
+            Self::Signed => i16::from_le_bytes([low ^ 0x80, high]),
+        }
+    }
+}
+
+/// Operands of rows of `cols` elements each.
+///
+/// # Panics
+/// As [`Operands::fill`].
+#[must_use]
+pub fn to_operands(isa: Isa, rows: &[i32], cols: usize) -> Operands {
+    let mut operands = Operands::new(isa);
+    operands.fill(&Pool::single(isa), rows, cols);
+    operands
+}
+
+multiversion! { fn fill_elements(rows: &[i32], cols: usize, shifts: &mut [u32], elements: &mut [i16]) -> () = fill_elements_body }
+multiversion! { fn fill_digits(form: Digits, rows: &[i32], cols: usize, shifts: &mut [u32], digits: &mut [u8]) -> () = fill_digits_body }
+
+#[inline(always)]
+fn fill_elements_body(rows: &[i32], cols: usize, shifts: &mut [u32], elements: &mut [i16]) {
+    let slots = elements.chunks_exact_mut(cols.next_multiple_of(QUAD)).zip(shifts);
+    for (row, (slot, shift)) in rows.chunks_exact(cols).zip(slots) {
+        *shift = quantise(row, &mut slot[..cols]);
+        slot[cols..].fill(0);
+    }
+}
+
+/// One panel.
+#[inline(always)]
+fn fill_digits_body(form: Digits, rows: &[i32], cols: usize, shifts: &mut [u32], digits: &mut [u8]) {
+    /// Columns at a time: they stay in registers and in the first-level cache.
+    const RUN: usize = 64;
+    let (width, half) = (shifts.len(), digits.len() / 2);
+    let (highs, lows) = digits.split_at_mut(half);
+    for (position, (row, shift)) in rows.chunks_exact(cols).zip(shifts).enumerate() {
+        *shift = shift_of(row);
+        let mut run = [0i16; RUN];
+        for (at, part) in row.chunks(RUN).enumerate() {
+            shift_or_clamp(part, *shift, &mut run[..part.len()]);
+            run[part.len()..].fill(0);
+            let first = at * (RUN / QUAD) * width * QUAD;
+            let end = half.min(first + RUN * width);
+            let slots = highs[first..end].chunks_exact_mut(QUAD * width).zip(lows[first..end].chunks_exact_mut(QUAD * width));
+            for (q, (high, low)) in run.as_chunks::<QUAD>().0.iter().zip(slots) {
+                let digits = q.map(|q| form.split(q));
+                high[position * QUAD..][..QUAD].copy_from_slice(&digits.map(|[high, _]| high));
+                low[position * QUAD..][..QUAD].copy_from_slice(&digits.map(|[_, low]| low));
+            }
+        }
+    }
 }
 
 /// Writes the operand of one row and returns its shift.
 #[inline(always)]
 pub(super) fn quantise(row: &[i32], out: &mut [i16]) -> u32 {
+    let shift = shift_of(row);
+    shift_or_clamp(row, shift, out);
+    shift
+}
+
+/// s of a row.
+#[inline(always)]
+fn shift_of(row: &[i32]) -> u32 {
     // Same number of bits as the largest magnitude, and one operation fewer than a maximum.
     let bits = row.iter().fold(0, |bits, x| bits | x.unsigned_abs());
-    let shift = bit_length(u64::from(bits)).saturating_sub(15);
+    bit_length(u64::from(bits)).saturating_sub(15)
+}
+
+/// `clamp16(rs(x, shift))` for 0 <= shift <= 16 in 32 bits: `rs(x, n) = (x >> n) + ((x >> (n - 1)) & 1)` for n > 0.
+#[inline(always)]
+pub(super) fn shift_or_clamp(row: &[i32], shift: u32, out: &mut [i16]) {
     if shift == 0 {
         for (slot, &x) in out.iter_mut().zip(row) {
             *slot = clamp16(i64::from(x));
         }
-    } else {
-        shift_all(row, shift, out);
+        return;
     }
-    shift
-}
-
-/// `clamp16(rs(x, shift))` for 0 < shift <= 16 in 32 bits: `rs(x, n) = (x >> n) + ((x >> (n - 1)) & 1)`.
-#[inline(always)]
-pub(super) fn shift_all(row: &[i32], shift: u32, out: &mut [i16]) {
     for (slot, &x) in out.iter_mut().zip(row) {
         let rounded = (x >> shift).wrapping_add((x >> (shift - 1)) & 1).clamp(-0x7fff, 0x7fff);
         #[expect(clippy::cast_possible_truncation, reason = "limited to 16 bits on the line before")]
         let narrow = rounded as i16;
         *slot = narrow;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Digits;
+
+    #[test]
+    fn digits_of_every_operand_stand_for_it_and_come_back() {
+        for q in i16::MIN..=i16::MAX {
+            let [high, low] = Digits::Unsigned.split(q).map(i32::from);
+            assert_eq!(256 * high + low, i32::from(q) + 32_768);
+            let [high, low] = Digits::Signed.split(q).map(|digit| i32::from(i8::from_le_bytes([digit])));
+            assert_eq!(256 * high + low, i32::from(q) - 128);
+            for form in [Digits::Unsigned, Digits::Signed] {
+                let [high, low] = form.split(q);
+                assert_eq!(form.join(high, low), q);
+            }
+        }
     }
 }

@@ -2,12 +2,11 @@ use std::ops::Range;
 
 use super::{LANES, Pairs};
 use crate::{
-    arith::clamp16,
     bounds,
     kernels::{
         Isa,
         isa::multiversion,
-        operand::{quantise, shift_all},
+        operand::{quantise, shift_or_clamp},
     },
 };
 
@@ -174,10 +173,7 @@ fn append_body(cache: &mut KvCache, k: &[i32], v: &[i32], value_shifts: &[i32]) 
             for (pair, both) in operand.chunks(2).enumerate() {
                 cache.keys[first + pair][lane..lane + both.len()].copy_from_slice(both);
             }
-            match value_shifts[head].unsigned_abs() {
-                0 => operand.iter_mut().zip(v).for_each(|(slot, &v)| *slot = clamp16(i64::from(v))),
-                shift => shift_all(v, shift, operand),
-            }
+            shift_or_clamp(v, value_shifts[head].unsigned_abs(), operand);
             for (block, values) in operand.chunks(LANES).enumerate() {
                 let (at, lane) = cache.value_at(head, position, block * LANES);
                 for (slot, &value) in cache.values[at][lane..].iter_mut().step_by(2).zip(values) {
