@@ -4,8 +4,8 @@
 use std::{
     arch::{
         aarch64::{
-            int8x16_t, int32x4_t, uint8x16_t, vaddq_s32, vdup_n_s16, vdupq_n_s32, vget_high_s8, vget_high_s16, vget_low_s8, vget_low_s16,
-            vld1_s16, vld1q_s8, vld1q_u8, vmlal_s16, vmovl_s8, vpaddq_s32, vreinterpretq_s8_u8, vshlq_n_s32, vst1q_s32,
+            int8x16_t, int32x4_t, vaddq_s32, vdupq_n_s32, vget_high_s8, vget_high_s16, vget_low_s8, vget_low_s16, vld1_s16, vld1q_s8,
+            vmlal_s16, vmovl_s8, vpaddq_s32, vshlq_n_s32, vst1q_s32,
         },
         asm,
     },
