@@ -9,7 +9,7 @@ pub const MAX_I16: i64 = 0x7fff;
 
 /// Rounding shift: `(x + 2^(n-1)) >> n` for n > 0, `x` for n = 0; halves round toward plus infinity.
 ///
-/// `n` is at most 62 and `|x| < 2^62 + 2^61` at every use in this crate, so the sum fits; a larger sum is a broken bound and
+/// `n` is at most 62 and the sum fits at every use in this crate by the bound beside it; a larger sum is a broken bound and
 /// panics under the profile's overflow checks rather than wrapping. ROUNDING: this is `rs` of EXACT.md.
 #[inline]
 #[must_use]

@@ -1,7 +1,8 @@
-//! Deterministic random encoders for tests (feature `test-support`). Not part of the profile: nothing here is hashed anywhere but in tests.
+//! Deterministic random models for tests (feature `test-support`). Not part of the profile: nothing here is hashed anywhere but in tests.
 
 use crate::{
     bounds::{GROUP, ROW_SHIFT_MIN},
+    decoder::{DecoderWeights, Model},
     encoder::{Encoder, EncoderWeights},
     format::{FormatError, Q8Matrix, TableI32, VectorI32},
     header::{self, Header, NO_ID, flag},
@@ -98,6 +99,59 @@ pub fn minilm_header() -> Header {
     }
 }
 
+/// A small decoder's header: 2 layers, dim 48, 4 heads of 12 over 2 kv heads, all of their dims rotary, ffn 144 (a ragged second group),
+/// context 40, vocabulary 100, own head.
+#[must_use]
+pub fn small_decoder_header() -> Header {
+    Header {
+        family: header::FAMILY_DECODER,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 12,
+        context: 40,
+        // round(1e-5 · 48 · 2^28)
+        epsilon: 128_849,
+        // round(log2(e) / sqrt(12) · 2^24)
+        score_scale: 6_987_212,
+        norm: header::NORM_RMS,
+        activation: header::ACTIVATION_SILU,
+        flags: flag::GATED_FFN | flag::CAUSAL,
+        pooling: header::POOLING_NONE,
+        token_types: 0,
+        rotary_dims: 12,
+        ..small_header()
+    }
+}
+
+/// The header of a Llama of this shape, with a tied head and all dims of a head rotary.
+#[must_use]
+pub fn decoder_header(layers: u32, dim: u32, [heads, kv_heads, head_dim]: [u32; 3], ffn: u32, vocabulary: u32, context: u32) -> Header {
+    // round(log2(e) / sqrt(head dim) · 2^24) = sqrt(log2(e)² · 2^96 / head dim) / 2^24, log2(e) in Q30.
+    let scale = ((1_549_082_005u128 << 18).pow(2) / u128::from(head_dim.max(1))).isqrt();
+    Header {
+        vocabulary,
+        dim,
+        layers,
+        heads,
+        kv_heads,
+        head_dim,
+        ffn,
+        context,
+        // About 1e-5 · dim · 2^28.
+        epsilon: u64::from(dim) * 2684,
+        score_scale: u32::try_from((scale + (1 << 23)) >> 24).unwrap_or(u32::MAX),
+        flags: flag::GATED_FFN | flag::CAUSAL | flag::TIED_HEAD,
+        rotary_dims: head_dim,
+        ..small_decoder_header()
+    }
+}
+
+/// The header of Llama 3.2 1B: 16 layers, dim 2048, 32 heads of 64 over 8, ffn 8192, vocabulary 128,256; 1.24e9 weights.
+#[must_use]
+pub fn llama_1b_header(context: u32) -> Header {
+    decoder_header(16, 2048, [32, 8, 64], 8192, 128_256, context)
+}
+
 /// A matrix with weights over their whole range and realistic magnitudes, about `2^-5`.
 ///
 /// # Errors
@@ -127,6 +181,49 @@ pub fn weights(header: &Header, seed: u64) -> Result<EncoderWeights, WeightsErro
 /// As [`weights`].
 pub fn encoder(header: &Header, seed: u64) -> Result<Encoder, WeightsError> {
     Encoder::new(header.clone(), weights(header, seed)?)
+}
+
+/// As [`matrix`] without bias, made eight weights at a time: a billion in about a second.
+///
+/// # Errors
+/// The shape is out of bounds.
+pub fn quick_matrix(generator: &mut Generator, rows: usize, cols: usize) -> Result<Q8Matrix, FormatError> {
+    let elements = rows.saturating_mul(cols);
+    let mut weights = Vec::with_capacity(elements.next_multiple_of(8));
+    while weights.len() < elements {
+        weights.extend(generator.next_u64().to_le_bytes().map(|byte| byte.cast_signed().max(-127)));
+    }
+    weights.truncate(elements);
+    let mantissas = (0..rows * cols.div_ceil(GROUP)).map(|_| u16::try_from(generator.within(1 << 15, 65_535)).unwrap_or(1)).collect();
+    let shifts = (0..rows).map(|_| u8::try_from(generator.within(26, 28)).unwrap_or(ROW_SHIFT_MIN)).collect();
+    Q8Matrix::new(rows, cols, weights, mantissas, shifts, None)
+}
+
+/// Random decoder weights that fit the header; the same for the same seed, for ever. Cosines and sines are any numbers between -1 and 1.
+///
+/// # Errors
+/// The header is invalid or unsupported.
+pub fn decoder_weights(header: &Header, seed: u64) -> Result<DecoderWeights, WeightsError> {
+    let mut generator = Generator::new(seed);
+    let tensors = tensor_specs(header)?.into_iter().map(|spec| match (spec.name, spec.shape) {
+        (_, TensorShape::Matrix { rows, cols, bias: false }) => {
+            Tensor::Matrix(quick_matrix(&mut generator, rows, cols).unwrap_or_else(|error| unreachable!("a valid header: {error}")))
+        }
+        (TensorName::RotaryCos | TensorName::RotarySin, TensorShape::Table { rows, width }) => {
+            let data = generator.i32s(rows * width, -(1 << 30), 1 << 30);
+            Tensor::Table(TableI32::new(rows, width, data).unwrap_or_else(|error| unreachable!("a valid header: {error}")))
+        }
+        (name, shape) => tensor(&mut generator, name, shape),
+    });
+    DecoderWeights::from_tensors(header, tensors.collect::<Vec<_>>())
+}
+
+/// A decoder of random weights.
+///
+/// # Errors
+/// As [`decoder_weights`].
+pub fn decoder(header: &Header, seed: u64) -> Result<Model, WeightsError> {
+    Model::new(header.clone(), decoder_weights(header, seed)?)
 }
 
 fn tensor(generator: &mut Generator, name: TensorName, shape: TensorShape) -> Tensor {

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use super::{Operand, to_operand};
 use crate::{
     arith::{clamp16, clamp32, rdiv, rs},
@@ -42,18 +44,33 @@ impl Attention<'_> {
     /// If the shapes do not fit the parameters.
     #[must_use]
     pub fn bidirectional(&self, q: &TableI32, k: &TableI32, v: &TableI32) -> TableI32 {
+        self.over(q, k, v, |_| 0..k.rows())
+    }
+
+    /// Causal attention: each position over itself and those before it, of these the last `window` where that is not 0. As
+    /// [`Attention::bidirectional`] otherwise; q has as many rows as k.
+    ///
+    /// # Panics
+    /// If the shapes do not fit the parameters.
+    #[must_use]
+    pub fn causal(&self, window: usize, q: &TableI32, k: &TableI32, v: &TableI32) -> TableI32 {
+        self.over(q, k, v, |p| if window == 0 { 0..p + 1 } else { (p + 1).saturating_sub(window)..p + 1 })
+    }
+
+    fn over(&self, q: &TableI32, k: &TableI32, v: &TableI32, range: impl Fn(usize) -> Range<usize>) -> TableI32 {
         let per_kv_head = self.heads / self.kv_heads;
         let head = |row: &[i32], head: usize| row[head * self.head_dim..(head + 1) * self.head_dim].to_vec();
         let mut out = Vec::with_capacity(q.data().len());
         let keys: Vec<Vec<Operand>> = k.iter_rows().map(|row| (0..self.kv_heads).map(|h| to_operand(&head(row, h))).collect()).collect();
         let values: Vec<Vec<i16>> = v.iter_rows().map(|row| self.quantise_values(row)).collect();
-        for row in q.iter_rows() {
+        for (position, row) in q.iter_rows().enumerate() {
+            let (keys, values) = (&keys[range(position)], &values[range(position)]);
             for h in 0..self.heads {
                 let kv = h / per_kv_head;
                 let query = to_operand(&head(row, h));
                 let scores: Vec<i64> = keys.iter().map(|key| self.score(&query, &key[kv])).collect();
-                let window = kv * self.head_dim..(kv + 1) * self.head_dim;
-                let values: Vec<&[i16]> = values.iter().map(|row| &row[window.clone()]).collect();
+                let dims = kv * self.head_dim..(kv + 1) * self.head_dim;
+                let values: Vec<&[i16]> = values.iter().map(|row| &row[dims.clone()]).collect();
                 out.extend(mix(&scores, &values, self.value_shifts[kv]));
             }
         }

@@ -3,21 +3,27 @@
 
 mod activation;
 mod attention;
+mod choice;
+mod decoder;
 mod embedding;
 mod encoder;
 mod linear;
 mod norm;
 mod operand;
 mod pool;
+mod rope;
 
-pub use activation::gelu_erf;
+pub use activation::{gated, gelu_erf, gelu_tanh, silu};
 pub use attention::{Attention, exp2_negative};
-pub use embedding::embed;
+pub use choice::{Draw, choose, lg, noise, sampling_block};
+pub use decoder::{generate, logits, norm_rows};
+pub use embedding::{embed, embed_word};
 pub use encoder::forward;
 pub use linear::linear;
-pub use norm::{Normalised, layer_norm, normalise, rms_norm};
+pub use norm::{Normalised, head_epsilon, layer_norm, normalise, rms_norm};
 pub use operand::{Operand, to_operand};
 pub use pool::{pool, unit_length};
+pub use rope::rotate;
 
 use crate::arith::clamp32;
 

@@ -1,5 +1,6 @@
 use crate::{
     arith::{bit_length, clamp32, floor_sqrt, rdiv, rs},
+    bounds::EPSILON,
     encoder::Norm,
 };
 
@@ -58,6 +59,14 @@ pub fn layer_norm(x: &[i32], epsilon: u64, norm: &Norm) -> Vec<i32> {
 pub fn rms_norm(x: &[i32], epsilon: u64, gain: &[i32]) -> Vec<i32> {
     let wide: Vec<i64> = x.iter().map(|&x| i64::from(x)).collect();
     scale(&wide, epsilon, gain, &vec![0; gain.len()])
+}
+
+/// E for the norm of a head of `head_dim` elements, from E of the header for `dim` (EXACT.md, section 4.4):
+/// `min(rdiv(E · head dim, dim), 2^62 - 1)`. E < 2^62 and head dim <= 2^8: 128 bits.
+#[must_use]
+pub fn head_epsilon(epsilon: u64, head_dim: u32, dim: u32) -> u64 {
+    let share = rdiv(i128::from(epsilon) * i128::from(head_dim), i128::from(dim));
+    u64::try_from(share).unwrap_or(EPSILON).min(EPSILON)
 }
 
 /// `clamp32(rs(rs(c · r, 28) · gain, 16) + bias)`: c · r is the unit vector in Q44, then Q16, and |c · r| <= 2^51, so the inner

@@ -1,4 +1,4 @@
-use std::ops::Range;
+use std::{collections::TryReserveError, ops::Range};
 
 use super::{LANES, Pairs};
 use crate::{
@@ -49,6 +49,59 @@ impl KvCache {
             key_shifts: vec![0; kv_heads * capacity],
             values: vec![[0; 2 * LANES]; kv_heads * dim_blocks * (capacity / 2)],
         }
+    }
+
+    /// As [`KvCache::new`], but memory that the system refuses is an error; and it is touched at once.
+    ///
+    /// # Errors
+    /// The memory is not to be had.
+    ///
+    /// # Panics
+    /// As [`KvCache::new`].
+    pub fn try_new(kv_heads: usize, head_dim: usize, capacity: usize) -> Result<Self, TryReserveError> {
+        fn zeros<T: Clone>(zero: T, len: usize) -> Result<Vec<T>, TryReserveError> {
+            let mut zeros = Vec::new();
+            zeros.try_reserve_exact(len)?;
+            zeros.resize(len, zero);
+            Ok(zeros)
+        }
+        assert!(kv_heads > 0 && (1..=bounds::HEAD_DIM as usize).contains(&head_dim), "{kv_heads} kv heads of {head_dim} dims");
+        assert!((1..=bounds::CONTEXT as usize).contains(&capacity), "a cache of {capacity} positions; it takes 1 to {}", bounds::CONTEXT);
+        let capacity = capacity.next_multiple_of(LANES);
+        let (dim_pairs, dim_blocks) = (head_dim.div_ceil(2), head_dim.div_ceil(LANES));
+        Ok(Self {
+            kv_heads,
+            head_dim,
+            capacity,
+            len: 0,
+            keys: zeros([0; 2 * LANES], kv_heads * capacity / LANES * dim_pairs)?,
+            key_shifts: zeros(0, kv_heads * capacity)?,
+            values: zeros([0; 2 * LANES], kv_heads * dim_blocks * (capacity / 2))?,
+        })
+    }
+
+    /// Takes over the positions of another cache of the same shape, in place of its own.
+    ///
+    /// # Panics
+    /// If heads, dims or capacity differ.
+    pub fn copy_from(&mut self, other: &Self) {
+        assert_eq!(
+            (self.kv_heads, self.head_dim, self.capacity),
+            (other.kv_heads, other.head_dim, other.capacity),
+            "a cache is copied to one of its shape"
+        );
+        let copy = |to: &mut [Pairs], from: &[Pairs], per_part: usize, live: usize| {
+            for (to, from) in to.chunks_exact_mut(per_part).zip(from.chunks_exact(per_part)) {
+                to[..live].copy_from_slice(&from[..live]);
+            }
+        };
+        let blocks = other.len.div_ceil(LANES);
+        copy(&mut self.keys, &other.keys, self.capacity / LANES * other.dim_pairs(), blocks * other.dim_pairs());
+        copy(&mut self.values, &other.values, self.capacity / 2, blocks * LANES / 2);
+        for (to, from) in self.key_shifts.chunks_exact_mut(self.capacity).zip(other.key_shifts.chunks_exact(self.capacity)) {
+            to[..other.len].copy_from_slice(&from[..other.len]);
+        }
+        self.len = other.len;
     }
 
     /// Bytes that a cache of this size asks for.

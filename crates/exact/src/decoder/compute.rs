@@ -1,0 +1,97 @@
+//! The only calls of this module into the kernels, one per op: what a faster kernel replaces.
+
+use super::{HeadNorms, Rotary, packed::PackedLayer};
+use crate::{
+    arith::clamp32,
+    format::Q8Matrix,
+    header::Header,
+    kernels::{self, Packed, Pool, Reach, Sequence},
+    reference::{self, Attention},
+};
+
+/// Ops over rows of one step, on one pool.
+pub(super) struct Compute<'a> {
+    pub(super) pool: &'a Pool,
+    pub(super) header: &'a Header,
+}
+
+impl Compute<'_> {
+    /// The words' rows of these ids, which are below the vocabulary.
+    pub(super) fn embed(&self, words: &Q8Matrix, ids: &[u32], out: &mut [i32]) {
+        let width = words.cols();
+        kernels::each_piece(self.pool, out, width, |first, rows| {
+            for (row, &id) in rows.chunks_exact_mut(width).zip(&ids[first..]) {
+                if let Some(word) = words.row(id as usize) {
+                    row.copy_from_slice(&reference::embed_word(word, self.header.embedding_scale));
+                }
+            }
+        });
+    }
+
+    /// RMSNorm of each row of the gain's length, in place.
+    pub(super) fn norm(&self, rows: &mut [i32], epsilon: u64, gain: &[i32]) {
+        kernels::each_piece(self.pool, rows, gain.len(), |_, rows| kernels::rms_norm(self.pool.isa(), rows, epsilon, gain));
+    }
+
+    /// Products of several matrices with the operands of the same rows.
+    pub(super) fn products<const N: usize>(&self, matrices: [&Packed; N], rows: &[i32], cols: usize, outs: [&mut Vec<i32>; N]) {
+        let operands = kernels::to_operands(self.pool.isa(), rows, cols);
+        for (matrix, out) in matrices.into_iter().zip(outs) {
+            *out = kernels::linear(self.pool.isa(), matrix, &operands);
+        }
+    }
+
+    /// Norms of the heads, where the layer has them, and rotations. `positions` has one element per row.
+    pub(super) fn turn(&self, layer: &PackedLayer, rotary: Option<&Rotary>, positions: &[u32], q: &mut [i32], k: &mut [i32]) {
+        let head_dim = self.header.head_dim as usize;
+        let epsilon = reference::head_epsilon(self.header.epsilon, self.header.head_dim, self.header.dim);
+        let norms = layer.head_norms.as_ref();
+        let both: [(&mut [i32], u32, fn(&HeadNorms) -> &[i32]); 2] =
+            [(q, self.header.heads, |norms| norms.query.as_slice()), (k, self.header.kv_heads, |norms| norms.key.as_slice())];
+        for (rows, heads, gain) in both {
+            let width = heads as usize * head_dim;
+            kernels::each_piece(self.pool, rows, width, |first, rows| {
+                if let Some(norms) = norms {
+                    kernels::rms_norm(self.pool.isa(), rows, epsilon, gain(norms));
+                }
+                let Some(rotary) = rotary else { return };
+                for (row, &position) in rows.chunks_exact_mut(width).zip(&positions[first..]) {
+                    if let Some((cos, sin)) = rotary.cos.row(position as usize).zip(rotary.sin.row(position as usize)) {
+                        kernels::rotate(self.pool.isa(), row, head_dim, cos, sin);
+                    }
+                }
+            });
+        }
+    }
+
+    /// Causal attention of the sequences' rows to their caches.
+    pub(super) fn attend(&self, sequences: &[Sequence<'_>], value_shifts: &[i32], q: &[i32], out: &mut [i32]) {
+        let attention = Attention {
+            heads: self.header.heads as usize,
+            kv_heads: self.header.kv_heads as usize,
+            head_dim: self.header.head_dim as usize,
+            score_scale: self.header.score_scale,
+            value_shifts,
+        };
+        let reach = Reach::Causal { window: self.header.window as usize };
+        kernels::attend(self.pool, &attention, reach, sequences, q, out);
+    }
+
+    /// Activation of the gate times up, into `gate`.
+    pub(super) fn gate(&self, gate: &mut [i32], up: &[i32]) {
+        let width = self.header.ffn as usize;
+        kernels::each_piece(self.pool, gate, width, |first, rows| {
+            kernels::gate(self.pool.isa(), self.header.activation, rows, &up[first * width..first * width + rows.len()]);
+        });
+    }
+
+    /// Residual add, into `x`.
+    pub(super) fn add(&self, x: &mut [i32], y: &[i32]) {
+        let width = self.header.dim as usize;
+        kernels::each_piece(self.pool, x, width, |first, rows| {
+            for (x, &y) in rows.iter_mut().zip(&y[first * width..]) {
+                *x = clamp32(i64::from(*x).wrapping_add(i64::from(y)));
+            }
+        });
+    }
+}

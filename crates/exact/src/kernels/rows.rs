@@ -1,0 +1,30 @@
+use super::{Pool, slots::Slots};
+
+/// Runs `f(first row, rows)` on pieces of `rows`, a matrix of `width` columns, on the threads of a pool. Each row is in one piece.
+///
+/// # Panics
+/// If `width` is 0.
+pub fn each_piece(pool: &Pool, rows: &mut [i32], width: usize, f: impl Fn(usize, &mut [i32]) + Sync) {
+    let count = rows.len() / width;
+    // One row is not worth waking a thread; several pieces per thread level out what threads lose to others.
+    let pieces = if count == 1 { 1 } else { count.min(4 * pool.threads()) };
+    let slots = Slots::new(rows);
+    pool.run(pieces, |piece| {
+        let (first, end) = (count * piece / pieces, count * (piece + 1) / pieces);
+        // SAFETY: pieces do not overlap.
+        f(first, unsafe { slots.piece(first * width..end * width) });
+    });
+}
+
+/// The results of `f(0)` to `f(count - 1)`, in order, computed on the threads of a pool.
+pub fn map(pool: &Pool, count: usize, f: impl Fn(usize) -> u32 + Sync) -> Vec<u32> {
+    let mut results = vec![0; count];
+    let slots = Slots::new(&mut results);
+    pool.run(count, |at| {
+        let result = f(at);
+        // SAFETY: each part writes its own element.
+        let slot = unsafe { slots.piece(at..at + 1) };
+        slot.fill(result);
+    });
+    results
+}
