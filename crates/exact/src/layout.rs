@@ -8,6 +8,7 @@ use crate::{
     bounds, decoder, encoder,
     format::{Q8Matrix, TableI32, VectorI32},
     header::{FAMILY_DECODER, Header, HeaderError},
+    kernels::Packed,
 };
 
 /// A tensor's place in a model. Its text is the tensor's name in packages and messages.
@@ -207,6 +208,17 @@ impl Tensor {
             Self::Vector(vector) => TensorRef::Vector(vector),
         }
     }
+}
+
+/// A tensor as the kernels of this machine read it.
+#[derive(Debug, Clone)]
+pub enum PackedTensor {
+    /// Packed matrix, its bias in it.
+    Matrix(Packed),
+    /// int32 table.
+    Table(TableI32),
+    /// int32 vector.
+    Vector(VectorI32),
 }
 
 /// Why a header and weights are not a model that can run.

@@ -3,9 +3,8 @@
 use super::{HeadNorms, Rotary, packed::PackedLayer};
 use crate::{
     arith::clamp32,
-    format::Q8Matrix,
     header::Header,
-    kernels::{self, Packed, Pool, Reach, Sequence},
+    kernels::{self, Operands, Packed, Pool, Reach, Sequence},
     reference::{self, Attention},
 };
 
@@ -17,12 +16,12 @@ pub(super) struct Compute<'a> {
 
 impl Compute<'_> {
     /// The words' rows of these ids, which are below the vocabulary.
-    pub(super) fn embed(&self, words: &Q8Matrix, ids: &[u32], out: &mut [i32]) {
+    pub(super) fn embed(&self, words: &Packed, ids: &[u32], out: &mut [i32]) {
         let width = words.cols();
         kernels::each_piece(self.pool, out, width, |first, rows| {
             for (row, &id) in rows.chunks_exact_mut(width).zip(&ids[first..]) {
                 if let Some(word) = words.row(id as usize) {
-                    row.copy_from_slice(&reference::embed_word(word, self.header.embedding_scale));
+                    row.copy_from_slice(&reference::embed_word(word.as_row(), self.header.embedding_scale));
                 }
             }
         });
@@ -33,12 +32,16 @@ impl Compute<'_> {
         kernels::each_piece(self.pool, rows, gain.len(), |_, rows| kernels::rms_norm(self.pool.isa(), rows, epsilon, gain));
     }
 
-    /// Products of several matrices with the operands of the same rows.
-    pub(super) fn products<const N: usize>(&self, matrices: [&Packed; N], rows: &[i32], cols: usize, outs: [&mut Vec<i32>; N]) {
-        let operands = kernels::to_operands(self.pool.isa(), rows, cols);
-        for (matrix, out) in matrices.into_iter().zip(outs) {
-            *out = kernels::linear(self.pool.isa(), matrix, &operands);
-        }
+    /// Products of several matrices with the operands of the same rows, each into its own rows.
+    pub(super) fn products<const N: usize>(&self, operands: &mut Operands, rows: &[i32], products: [(&Packed, &mut Vec<i32>); N]) {
+        let Some(cols) = products.first().map(|(matrix, _)| matrix.cols()) else { return };
+        operands.fill(self.pool, rows, cols);
+        let count = rows.len() / cols;
+        let mut products = products.map(|(matrix, out)| {
+            out.resize(count * matrix.rows(), 0);
+            (matrix, out.as_mut_slice())
+        });
+        kernels::linear_into(self.pool, &mut products, operands);
     }
 
     /// Norms of the heads, where the layer has them, and rotations. `positions` has one element per row.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Cache, DecoderError, Model, OutputKey, Rule, compute::Compute, packed::PackedWeights};
+use super::{Cache, DecoderError, Model, OutputKey, Rule, PackedWeights, compute::Compute};
 use crate::{
     header::Header,
-    kernels::{self, Pool, Sequence},
+    kernels::{self, Isa, Operands, Pool, Sequence},
 };
 
 /// Rows whose logits are in memory at a time.
@@ -48,6 +48,7 @@ pub struct Workspace {
     dim: usize,
     positions: Vec<u32>,
     ids: Vec<u32>,
+    operands: Operands,
     x: Vec<i32>,
     normed: Vec<i32>,
     q: Vec<i32>,
@@ -75,6 +76,7 @@ impl Workspace {
             dim,
             positions: Vec::with_capacity(limit),
             ids: Vec::with_capacity(limit),
+            operands: Operands::new(Isa::Portable),
             x: room(dim),
             normed: room(dim),
             q: room(q),
@@ -113,7 +115,13 @@ impl Decoder {
     /// Packs the matrices for the kernels, which takes about their size in memory again.
     #[must_use]
     pub fn new(model: &Model, pool: Arc<Pool>) -> Self {
-        Self { header: model.header().clone(), weights: Arc::new(PackedWeights::new(model)), pool }
+        Self::from_packed(PackedWeights::new(model), pool)
+    }
+
+    /// A decoder from weights that are packed already, for instance in a mapped file.
+    #[must_use]
+    pub fn from_packed(weights: PackedWeights, pool: Arc<Pool>) -> Self {
+        Self { header: weights.header().clone(), weights: Arc::new(weights), pool }
     }
 
     /// The header.
@@ -139,13 +147,14 @@ impl Decoder {
         self.check(work, runs)?;
         let (header, weights) = (&self.header, &*self.weights);
         let compute = Compute { pool: &self.pool, header };
-        let (dim, kv_width) = (header.dim as usize, (header.kv_heads * header.head_dim) as usize);
+        let kv_width = (header.kv_heads * header.head_dim) as usize;
         work.begin(runs);
         compute.embed(&weights.words, &work.ids, &mut work.x);
         for (at, (layer, value_shifts)) in weights.layers.iter().zip(weights.value_shifts.iter_rows()).enumerate() {
             work.normed.clone_from(&work.x);
             compute.norm(&mut work.normed, header.epsilon, layer.attention_gain.as_slice());
-            compute.products([&layer.query, &layer.key, &layer.value], &work.normed, dim, [&mut work.q, &mut work.k, &mut work.v]);
+            let qkv = [(&layer.query, &mut work.q), (&layer.key, &mut work.k), (&layer.value, &mut work.v)];
+            compute.products(&mut work.operands, &work.normed, qkv);
             compute.turn(layer, weights.rotary.as_ref(), &work.positions, &mut work.q, &mut work.k);
             let mut first = 0;
             for run in runs.iter_mut() {
@@ -158,13 +167,13 @@ impl Decoder {
             }
             work.mixed.resize(work.q.len(), 0);
             compute.attend(&sequences(runs, at), value_shifts, &work.q, &mut work.mixed);
-            compute.products([&layer.output], &work.mixed, (header.heads * header.head_dim) as usize, [&mut work.projected]);
+            compute.products(&mut work.operands, &work.mixed, [(&layer.output, &mut work.projected)]);
             compute.add(&mut work.x, &work.projected);
             work.normed.clone_from(&work.x);
             compute.norm(&mut work.normed, header.epsilon, layer.ffn_gain.as_slice());
-            compute.products([&layer.gate, &layer.up], &work.normed, dim, [&mut work.gate, &mut work.up]);
+            compute.products(&mut work.operands, &work.normed, [(&layer.gate, &mut work.gate), (&layer.up, &mut work.up)]);
             compute.gate(&mut work.gate, &work.up);
-            compute.products([&layer.down], &work.gate, header.ffn as usize, [&mut work.projected]);
+            compute.products(&mut work.operands, &work.gate, [(&layer.down, &mut work.projected)]);
             compute.add(&mut work.x, &work.projected);
         }
         work.normed.clone_from(&work.x);
@@ -215,7 +224,7 @@ impl Decoder {
             for (row, _) in asked {
                 work.chosen_rows.extend_from_slice(&work.normed[row * work.dim..(row + 1) * work.dim]);
             }
-            compute.products([&self.weights.head], &work.chosen_rows, work.dim, [&mut work.logits]);
+            compute.products(&mut work.operands, &work.chosen_rows, [(&self.weights.head, &mut work.logits)]);
             let (logits, positions) = (&work.logits, &work.positions);
             let chosen = kernels::map(&self.pool, asked.len(), |at| {
                 let (row, choose) = asked[at];

@@ -15,5 +15,6 @@ pub use engine::{Choose, Decoder, Run, Workspace};
 pub use error::DecoderError;
 pub(crate) use layout::specs;
 pub use model::{Generated, Model};
+pub use packed::PackedWeights;
 pub use rule::{OutputKey, Rule};
 pub use weights::{DecoderWeights, HeadNorms, LayerWeights, Rotary};

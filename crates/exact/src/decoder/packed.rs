@@ -1,16 +1,19 @@
 //! A decoder's weights in the form in which this machine computes. Derived; never hashed.
 
-use super::{HeadNorms, LayerWeights, Model, Rotary};
+use super::{HeadNorms, LayerWeights, Model, Rotary, layout::specs};
 use crate::{
-    format::{Q8Matrix, TableI32, VectorI32},
+    format::{TableI32, VectorI32},
+    header::{Header, flag},
     kernels::Packed,
+    layout::{self, PackedTensor, TensorShape, TensorSpec, WeightsError},
 };
 
-/// The weights of a decoder, its products packed for the kernels.
+/// The weights of a decoder, its matrices packed for the kernels, and its header.
 #[derive(Debug, Clone)]
-pub(super) struct PackedWeights {
-    /// Rows are looked up; as the head of a model without one it is packed in `head`.
-    pub(super) words: Q8Matrix,
+pub struct PackedWeights {
+    header: Header,
+    /// Where the head is tied, `head` is the same memory.
+    pub(super) words: Packed,
     pub(super) rotary: Option<Rotary>,
     pub(super) layers: Vec<PackedLayer>,
     pub(super) final_gain: VectorI32,
@@ -33,16 +36,48 @@ pub(super) struct PackedLayer {
 }
 
 impl PackedWeights {
-    pub(super) fn new(model: &Model) -> Self {
+    /// Packs a model's matrices.
+    #[must_use]
+    pub fn new(model: &Model) -> Self {
         let weights = model.weights();
+        let words = Packed::new(&weights.words);
         Self {
-            words: weights.words.clone(),
+            header: model.header().clone(),
             rotary: weights.rotary.clone(),
             layers: weights.layers.iter().map(PackedLayer::new).collect(),
             final_gain: weights.final_gain.clone(),
-            head: Packed::new(weights.logits()),
+            head: weights.head.as_ref().map_or_else(|| words.clone(), Packed::new),
+            words,
             value_shifts: weights.value_shifts.clone(),
         }
+    }
+
+    /// Takes tensors that are packed already, in the order of [`tensor_specs`](crate::layout::tensor_specs), each checked against the header but
+    /// for the biases, which are in the packed matrices.
+    ///
+    /// TRUST: that these are the weights of the model is whoever derived them from its package to vouch for.
+    ///
+    /// # Errors
+    /// The header is invalid or unsupported, a tensor is missing, left over, or of another kind or size, or a value shift is out of bounds.
+    pub fn from_tensors(header: &Header, tensors: impl IntoIterator<Item = PackedTensor>) -> Result<Self, WeightsError> {
+        let mut reader = Reader { specs: specs(header)?.into_iter(), tensors: tensors.into_iter() };
+        let words = reader.matrix()?;
+        let rotary = if header.rotary_dims > 0 { Some(Rotary { cos: reader.table()?, sin: reader.table()? }) } else { None };
+        let layers = (0..header.layers).map(|_| reader.layer(header)).collect::<Result<_, _>>()?;
+        let final_gain = reader.vector()?;
+        let head = if header.has(flag::TIED_HEAD) { words.clone() } else { reader.matrix()? };
+        let value_shifts = reader.table()?;
+        if reader.tensors.next().is_some() {
+            return Err(WeightsError::LeftOver);
+        }
+        layout::check_value_shifts(&value_shifts)?;
+        Ok(Self { header: header.clone(), words, rotary, layers, final_gain, head, value_shifts })
+    }
+
+    /// The header.
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
     }
 }
 
@@ -60,5 +95,67 @@ impl PackedLayer {
             up: Packed::new(&layer.up),
             down: Packed::new(&layer.down),
         }
+    }
+}
+
+struct Reader<S, T> {
+    specs: S,
+    tensors: T,
+}
+
+impl<S: Iterator<Item = TensorSpec>, T: Iterator<Item = PackedTensor>> Reader<S, T> {
+    /// The next tensor, if it fits its line; a matrix whether it has a bias or not.
+    fn next(&mut self) -> Result<PackedTensor, WeightsError> {
+        let TensorSpec { name, shape: expected } = self.specs.next().ok_or(WeightsError::LeftOver)?;
+        let tensor = self.tensors.next().ok_or(WeightsError::Missing { name })?;
+        let actual = match (&tensor, expected) {
+            (PackedTensor::Matrix(matrix), TensorShape::Matrix { bias, .. }) => {
+                TensorShape::Matrix { rows: matrix.rows(), cols: matrix.cols(), bias }
+            }
+            (PackedTensor::Matrix(matrix), _) => TensorShape::Matrix { rows: matrix.rows(), cols: matrix.cols(), bias: false },
+            (PackedTensor::Table(table), _) => TensorShape::Table { rows: table.rows(), width: table.width() },
+            (PackedTensor::Vector(vector), _) => TensorShape::Vector { len: vector.len() },
+        };
+        if actual == expected { Ok(tensor) } else { Err(WeightsError::Shape { name, actual, expected }) }
+    }
+
+    fn matrix(&mut self) -> Result<Packed, WeightsError> {
+        match self.next()? {
+            PackedTensor::Matrix(matrix) => Ok(matrix),
+            PackedTensor::Table(_) | PackedTensor::Vector(_) => Err(WeightsError::LeftOver),
+        }
+    }
+
+    fn table(&mut self) -> Result<TableI32, WeightsError> {
+        match self.next()? {
+            PackedTensor::Table(table) => Ok(table),
+            PackedTensor::Matrix(_) | PackedTensor::Vector(_) => Err(WeightsError::LeftOver),
+        }
+    }
+
+    fn vector(&mut self) -> Result<VectorI32, WeightsError> {
+        match self.next()? {
+            PackedTensor::Vector(vector) => Ok(vector),
+            PackedTensor::Matrix(_) | PackedTensor::Table(_) => Err(WeightsError::LeftOver),
+        }
+    }
+
+    fn layer(&mut self, header: &Header) -> Result<PackedLayer, WeightsError> {
+        Ok(PackedLayer {
+            attention_gain: self.vector()?,
+            query: self.matrix()?,
+            key: self.matrix()?,
+            value: self.matrix()?,
+            head_norms: if header.has(flag::QK_NORM) {
+                Some(HeadNorms { query: self.vector()?, key: self.vector()? })
+            } else {
+                None
+            },
+            output: self.matrix()?,
+            ffn_gain: self.vector()?,
+            gate: self.matrix()?,
+            up: self.matrix()?,
+            down: self.matrix()?,
+        })
     }
 }
