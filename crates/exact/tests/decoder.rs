@@ -1,22 +1,29 @@
 //! Decoders: the engine equals the plain definition to the bit, and nothing that is free can change a bit.
 
 use std::{
+    collections::BTreeMap,
     num::{NonZeroU32, NonZeroUsize},
     sync::Arc,
 };
 
 use proptest::{
     collection::vec,
-    prelude::{Just, ProptestConfig, Strategy, any, prop_assert_eq, prop_oneof, proptest},
+    prelude::{Just, ProptestConfig, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest},
 };
 use quern_exact::{
     bounds,
-    decoder::{Cache, Choose, Decoder, DecoderError, Model, OutputKey, Rule, Run, Workspace},
+    decoder::{
+        Batch, Cache, Choose, Decoder, DecoderError, Departure, Event, Expected, Given, Model, OutputKey, PackedWeights, Rule, Run, Ticket,
+        Workspace,
+    },
+    format::VectorI32,
     header::{Header, NO_ID, flag},
-    kernels::{Isa, Pool},
+    kernels::{Isa, Packed, Pool},
+    layout::{PackedTensor, TensorName, TensorRef},
     reference,
     sample::{self, Generator},
 };
+use quern_types::FinishReason;
 
 fn pool(isa: Isa, threads: usize) -> Arc<Pool> {
     Arc::new(Pool::new(isa, NonZeroUsize::new(threads).expect("not zero")))
@@ -62,9 +69,8 @@ fn in_runs(decoder: &Decoder, rule: &Rule, ids: &[u32], lengths: &[usize]) -> (V
 
 fn plain(model: &Model, rule: &Rule, ids: &[u32]) -> (Vec<i32>, Vec<u32>) {
     let rows = reference::norm_rows(model, ids);
-    let choose = |(position, row): (usize, &[i32])| {
-        rule.choose(KEY, u32::try_from(position).expect("small"), &reference::logits(model, row))
-    };
+    let choose =
+        |(position, row): (usize, &[i32])| rule.choose(KEY, u32::try_from(position).expect("small"), &reference::logits(model, row));
     (rows.data().to_vec(), rows.iter_rows().enumerate().map(choose).collect())
 }
 
@@ -82,7 +88,12 @@ fn header() -> impl Strategy<Value = Header> {
         prop_oneof![1..=bounds::SCORE_SCALE, 1..5_000_000u32],
     );
     (heads, sizes, flags, rest).prop_map(
-        |((kv_heads, per_kv, head_dim), (dim, ffn, layers, vocabulary), (qkv, out, norm, tied), (window, rotary, activation, scale, epsilon, c))| {
+        |(
+            (kv_heads, per_kv, head_dim),
+            (dim, ffn, layers, vocabulary),
+            (qkv, out, norm, tied),
+            (window, rotary, activation, scale, epsilon, c),
+        )| {
             let bits = [(qkv, flag::QKV_BIAS), (out, flag::OUTPUT_BIAS), (norm, flag::QK_NORM), (tied, flag::TIED_HEAD)];
             let flags = bits.iter().filter(|(set, _)| *set).fold(flag::GATED_FFN | flag::CAUSAL, |flags, (_, bit)| flags | bit);
             Header {
@@ -133,9 +144,8 @@ fn a_step_refuses_what_it_cannot_compute_and_changes_nothing() {
     let decoder = engine(&model);
     let mut cache = decoder.cache(4).expect("memory");
     let mut work = Workspace::new(decoder.header(), 3);
-    let mut refused = |cache: &mut Cache, ids: &[u32]| {
-        decoder.step(&mut work, &mut [Run { cache, ids, choose: None }]).expect_err("refused")
-    };
+    let mut refused =
+        |cache: &mut Cache, ids: &[u32]| decoder.step(&mut work, &mut [Run { cache, ids, choose: None }]).expect_err("refused");
     assert_eq!(refused(&mut cache, &[]), DecoderError::NoIds);
     assert_eq!(refused(&mut cache, &[1; 4]), DecoderError::TooManyRows { rows: 4, limit: 3 });
     assert_eq!(refused(&mut cache, &[1, 100]), DecoderError::UnknownId { id: 100, vocabulary: 100 });
@@ -147,4 +157,292 @@ fn a_step_refuses_what_it_cannot_compute_and_changes_nothing() {
     let error = decoder.step(&mut work, &mut [Run { cache: &mut cache, ids: &[1, 2, 3], choose: None }]).expect_err("refused");
     assert_eq!(error, DecoderError::CacheFull { len: 2, ids: 3, capacity: 4 });
     assert_eq!(cache.len(), 2);
+}
+
+const NONE: [u32; 8] = [NO_ID; 8];
+
+fn items(header: &Header, seed: u64) -> Vec<Vec<u32>> {
+    let context = header.context as usize;
+    let mut items: Vec<Vec<u32>> = [1, 2, 7, 19, context - 1, context].iter().map(|&len| ids(header, seed + len as u64, len)).collect();
+    items.extend([vec![], vec![0; context + 1], vec![1, header.vocabulary], vec![u32::MAX]]);
+    items
+}
+
+#[test]
+fn generation_equals_the_plain_definition_for_every_kind_of_item_and_rule() {
+    for flags in [0, flag::TIED_HEAD, flag::QK_NORM | flag::QKV_BIAS] {
+        let header = Header { flags: flags | flag::GATED_FFN | flag::CAUSAL, window: 5, ..sample::small_decoder_header() };
+        let model = sample::decoder(&header, 2).expect("a valid header");
+        let decoder = engine(&model);
+        let greedy = Rule::greedy(most(6), NONE);
+        let hot = Rule { temperature: u32::MAX, min_p: 0, ..sampled(9) };
+        let cold = Rule { temperature: 1, min_p: u32::MAX, ..sampled(3) };
+        // Most ids are stop ids of some sequence.
+        let stops = Rule { stop_ids: [1, 5, 40, 41, 42, 99, 0, 17], ..hot.clone() };
+        for item in items(&header, 3) {
+            for rule in [&greedy, &sampled(100), &hot, &cold, &stops, &sampled(1)] {
+                let generated = decoder.generate(&item, rule, KEY).expect("memory");
+                assert_eq!(generated, reference::generate(&model, &item, rule, KEY), "{} ids, {rule:?}", item.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn reasons_come_in_their_order_and_the_stop_id_is_output() {
+    let header = sample::small_decoder_header();
+    let model = sample::decoder(&header, 4).expect("a valid header");
+    let decoder = engine(&model);
+    let generate = |len: usize, rule: &Rule| decoder.generate(&ids(&header, 5, len), rule, KEY).expect("memory");
+    let context = header.context as usize;
+
+    let four = generate(3, &Rule::greedy(most(4), NONE));
+    assert_eq!((four.reason, four.ids.len(), four.norm_rows.rows()), (FinishReason::MaxOutput, 4, 6));
+    // A full context still gives the one id that its last position chooses.
+    let full = generate(context, &Rule::greedy(most(4), NONE));
+    assert_eq!((full.reason, full.ids.len(), full.norm_rows.rows()), (FinishReason::Context, 1, context));
+    let nearly = generate(context - 2, &Rule::greedy(most(4), NONE));
+    assert_eq!((nearly.reason, nearly.ids.len(), nearly.norm_rows.rows()), (FinishReason::Context, 3, context));
+
+    // All three at once: the stop id wins, then maxOutput.
+    let stop = |id: u32| [NO_ID, NO_ID, NO_ID, id, NO_ID, NO_ID, NO_ID, NO_ID];
+    let last = full.ids[0];
+    assert_eq!(generate(context, &Rule::greedy(most(1), stop(last))).reason, FinishReason::Stop);
+    assert_eq!(generate(context, &Rule::greedy(most(1), NONE)).reason, FinishReason::MaxOutput);
+    let stopped = generate(3, &Rule::greedy(most(4), stop(four.ids[1])));
+    let end = four.ids.iter().position(|id| *id == four.ids[1]).expect("in it") + 1;
+    assert_eq!((stopped.reason, &stopped.ids[..]), (FinishReason::Stop, &four.ids[..end]));
+
+    let refused = |item: &[u32]| {
+        let generated = decoder.generate(item, &sampled(4), KEY).expect("memory");
+        assert!(generated.ids.is_empty() && generated.norm_rows.rows() == 0);
+        generated.reason
+    };
+    assert_eq!(refused(&[]), FinishReason::EmptyItem);
+    assert_eq!(refused(&vec![u32::MAX; context + 1]), FinishReason::ItemTooLong);
+    assert_eq!(refused(&[0, header.vocabulary]), FinishReason::UnknownId);
+}
+
+/// What a batch made of each of its sequences.
+#[derive(Debug, Default, PartialEq, Eq, Clone)]
+struct Seen {
+    rows: Vec<i32>,
+    ids: Vec<u32>,
+    end: Option<FinishReason>,
+}
+
+struct Watched {
+    batch: Batch,
+    seen: BTreeMap<Ticket, Seen>,
+}
+
+impl Watched {
+    fn new(decoder: &Decoder, rows: usize) -> Self {
+        Self { batch: Batch::new(decoder.clone(), rows), seen: BTreeMap::new() }
+    }
+
+    fn join(&mut self, item: &[u32], rule: &Rule, key: OutputKey) -> Ticket {
+        let ticket = self.batch.join(item, rule.clone(), key).expect("memory");
+        self.seen.insert(ticket, Seen::default());
+        ticket
+    }
+
+    fn step(&mut self) -> usize {
+        let (seen, dim) = (&mut self.seen, 48);
+        let rows = self.batch.step(|event| match event {
+            Event::Rows { ticket, first, rows } => {
+                let seen = seen.get_mut(&ticket).expect("joined");
+                assert_eq!((seen.rows.len(), seen.end), (first * dim, None), "rows come in order, and before the end");
+                seen.rows.extend_from_slice(rows);
+            }
+            Event::Id { ticket, id } => seen.get_mut(&ticket).expect("joined").ids.push(id),
+            Event::End { ticket, reason } => assert_eq!(seen.get_mut(&ticket).expect("joined").end.replace(reason), None, "one end"),
+        });
+        rows.expect("a step of joined sequences")
+    }
+}
+
+fn alone(decoder: &Decoder, item: &[u32], rule: &Rule, key: OutputKey) -> Seen {
+    let generated = decoder.generate(item, rule, key).expect("memory");
+    Seen { rows: generated.norm_rows.data().to_vec(), ids: generated.ids, end: Some(generated.reason) }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Items join at any step, some leave before their end, steps have few or many rows: every output is the one that it is alone.
+    #[test]
+    fn outputs_are_the_same_whoever_shares_the_batch(
+        seed in any::<u64>(), limit in 1..40usize, threads in 1..3usize,
+        plans in vec((0..30usize, 0..45usize, 1..12u32, prop_oneof![Just(0u32), Just(65_536)], prop_oneof![3 => Just(usize::MAX), 1 => 0..20usize]), 1..9),
+    ) {
+        let header = Header { window: 7, ..sample::small_decoder_header() };
+        let model = sample::decoder(&header, 6).expect("a valid header");
+        let decoder = Decoder::new(&model, pool(Isa::detect(), threads));
+        let mut watched = Watched::new(&decoder, limit);
+        let mut expected = BTreeMap::new();
+        let mut leaving = Vec::new();
+        for step in 0..400 {
+            for (at, &(join, len, max_output, temperature, leave)) in plans.iter().enumerate() {
+                if join == step {
+                    let (item, rule) = (ids(&header, seed.wrapping_add(at as u64), len), Rule { temperature, ..sampled(max_output) });
+                    let key = OutputKey { item: u32::try_from(at).expect("few"), sample: 2 };
+                    let ticket = watched.join(&item, &rule, key);
+                    expected.insert(ticket, alone(&decoder, &item, &rule, key));
+                    leaving.push((ticket, step.saturating_add(leave)));
+                }
+            }
+            for (ticket, _) in leaving.extract_if(.., |(_, when)| *when == step) {
+                let left = watched.batch.leave(ticket);
+                let seen = &watched.seen[&ticket];
+                prop_assert!(seen.end.is_none() || left.is_none());
+                // What it had is the beginning of what it would have been.
+                let expected = &expected[&ticket];
+                prop_assert!(expected.rows.starts_with(&seen.rows) && expected.ids.starts_with(&seen.ids));
+                if seen.end.is_none() {
+                    watched.seen.insert(ticket, expected.clone());
+                }
+            }
+            prop_assert!(watched.step() <= limit);
+        }
+        prop_assert!(watched.batch.is_empty(), "all have ended");
+        prop_assert_eq!(&watched.seen, &expected);
+    }
+
+    #[test]
+    fn checking_agrees_with_generation_and_names_the_first_departure(
+        seed in any::<u64>(), len in 1..40usize, max_output in 1..20u32, temperature in prop_oneof![Just(0u32), Just(65_536), Just(500_000)],
+        rows in 1..50usize, change in (0..20usize, any::<u32>()),
+    ) {
+        let header = sample::small_decoder_header();
+        let model = sample::decoder(&header, 7).expect("a valid header");
+        let decoder = engine(&model);
+        let rule = Rule { temperature, stop_ids: [1, 2, 3, 4, 5, 6, 7, 8], ..sampled(max_output) };
+        let item = ids(&header, seed, len);
+        let right = decoder.generate(&item, &rule, KEY).expect("memory");
+        let mut work = Workspace::new(&header, rows);
+        let mut check = |ids: &[u32], reason| {
+            let mut norm_rows = Vec::new();
+            let departure = decoder.check(&mut work, &item, &rule, KEY, &Given { ids, reason }, |first, rows| {
+                assert_eq!(norm_rows.len(), first * 48);
+                norm_rows.extend_from_slice(rows);
+            });
+            (departure.expect("memory"), norm_rows)
+        };
+        prop_assert_eq!(check(&right.ids, right.reason), (None, right.norm_rows.data().to_vec()));
+
+        let count = right.ids.len();
+        let end = Departure { at: count, expected: Expected::End(right.reason) };
+        // Another reason, however impossible.
+        for reason in [1u8, 2, 3, 4, 5, 6, 7].map(|code| FinishReason::try_from(code).expect("a reason")) {
+            prop_assert_eq!(check(&right.ids, reason).0, (reason != right.reason).then_some(end));
+        }
+        // Cut short, at any length.
+        for cut in 0..count {
+            let expected = Departure { at: cut, expected: Expected::Id(right.ids[cut]) };
+            prop_assert_eq!(check(&right.ids[..cut], right.reason).0, Some(expected));
+        }
+        // Too long, by an id that might be one and by one that is none.
+        for more in [0, u32::MAX] {
+            let long = [&right.ids[..], &[more]].concat();
+            prop_assert_eq!(check(&long, right.reason).0, Some(end));
+        }
+        // One id changed, to any other: a stop id, an ordinary one, one outside the vocabulary.
+        let (at, other) = (change.0 % count, change.1);
+        for other in [other, other % header.vocabulary, 1, NO_ID] {
+            if other != right.ids[at] {
+                let mut wrong = right.ids.clone();
+                wrong[at] = other;
+                let expected = Departure { at, expected: Expected::Id(right.ids[at]) };
+                prop_assert_eq!(check(&wrong, right.reason).0, Some(expected));
+            }
+        }
+    }
+}
+
+#[test]
+fn checking_an_item_that_is_not_computed_takes_no_output_and_its_reason_only() {
+    let model = sample::decoder(&sample::small_decoder_header(), 1).expect("a valid header");
+    let decoder = engine(&model);
+    let mut work = Workspace::new(decoder.header(), 4);
+    let mut check = |ids: &[u32], reason| {
+        let given = Given { ids, reason };
+        decoder.check(&mut work, &[5, 100], &sampled(3), KEY, &given, |_, _| panic!("no rows")).expect("memory")
+    };
+    let departure = Some(Departure { at: 0, expected: Expected::End(FinishReason::UnknownId) });
+    assert_eq!(check(&[], FinishReason::UnknownId), None);
+    assert_eq!(check(&[], FinishReason::EmptyItem), departure);
+    assert_eq!(check(&[5], FinishReason::UnknownId), departure);
+}
+
+#[test]
+fn samples_of_an_item_share_its_cache() {
+    let header = sample::small_decoder_header();
+    let model = sample::decoder(&header, 8).expect("a valid header");
+    let decoder = engine(&model);
+    let (item, rule) = (ids(&header, 9, 11), sampled(8));
+    let mut work = Workspace::new(&header, 4);
+    let mut prefix = decoder.cache(18).expect("memory");
+    let mut rows = Vec::new();
+    decoder.prefill(&mut work, &mut prefix, &item[..10], |_, more| rows.extend_from_slice(more)).expect("legal ids");
+    let mut batch = Batch::new(decoder.clone(), 4);
+    let mut outputs = BTreeMap::new();
+    for sample in 0..5 {
+        let key = OutputKey { item: 2, sample };
+        let cache = prefix.fork(&header).expect("memory");
+        outputs
+            .insert(batch.join_from(cache, &item, rule.clone(), key).expect("the beginning of the item"), (key, Vec::new(), rows.clone()));
+    }
+    while !batch.is_empty() {
+        batch
+            .step(|event| match event {
+                Event::Id { ticket, id } => outputs.get_mut(&ticket).expect("joined").1.push(id),
+                Event::Rows { ticket, rows, .. } => outputs.get_mut(&ticket).expect("joined").2.extend_from_slice(rows),
+                Event::End { .. } => {}
+            })
+            .expect("a step");
+    }
+    for (key, ids, rows) in outputs.into_values() {
+        let alone = decoder.generate(&item, &rule, key).expect("memory");
+        assert_eq!((ids, &rows[..]), (alone.ids, alone.norm_rows.data()));
+    }
+
+    let mut refused = |cache: Cache, item: &[u32]| batch.join_from(cache, item, rule.clone(), KEY).expect_err("refused");
+    let fork = || prefix.fork(&header).expect("memory");
+    assert_eq!(refused(fork(), &item[..10]), DecoderError::Prefix { prefix: 10, item: 10 });
+    let other = [&[item[0] ^ 1], &item[1..]].concat();
+    assert_eq!(refused(fork(), &other), DecoderError::Prefix { prefix: 10, item: 11 });
+    let long = [&item[..], &[1]].concat();
+    assert_eq!(refused(fork(), &long), DecoderError::CacheFull { len: 10, ids: 9, capacity: 18 });
+}
+
+#[test]
+fn weights_packed_elsewhere_compute_the_same_and_are_checked_by_name() {
+    let header = Header { flags: flag::GATED_FFN | flag::CAUSAL | flag::QK_NORM | flag::QKV_BIAS, ..sample::small_decoder_header() };
+    for header in [Header { flags: header.flags | flag::TIED_HEAD, ..header.clone() }, header] {
+        let model = sample::decoder(&header, 10).expect("a valid header");
+        let packed = || {
+            let pack = |(_, tensor): (TensorName, TensorRef<'_>)| match tensor {
+                TensorRef::Matrix(matrix) => PackedTensor::Matrix(Packed::new(matrix)),
+                TensorRef::Table(table) => PackedTensor::Table(table.clone()),
+                TensorRef::Vector(vector) => PackedTensor::Vector(vector.clone()),
+            };
+            model.weights().tensors().map(pack).collect::<Vec<_>>()
+        };
+        let weights = PackedWeights::from_tensors(&header, packed()).expect("they fit");
+        let decoder = Decoder::from_packed(weights, pool(Isa::detect(), 1));
+        let item = ids(&header, 1, 5);
+        assert_eq!(decoder.generate(&item, &sampled(4), KEY), engine(&model).generate(&item, &sampled(4), KEY));
+
+        let refused = |tensors: Vec<PackedTensor>| PackedWeights::from_tensors(&header, tensors).expect_err("they do not fit").to_string();
+        let mut short = packed();
+        short.pop();
+        assert_eq!(refused(short), "tensor value_shifts is missing");
+        let mut long = packed();
+        long.push(PackedTensor::Vector(VectorI32::default()));
+        assert_eq!(refused(long), "there are more tensors than the header asks for");
+        let mut swapped = packed();
+        swapped.swap(1, 4);
+        assert_eq!(refused(swapped), "tensor rotary.cos is a matrix of 48 x 48 without bias, the header asks for an int32 table of 40 x 6");
+    }
 }

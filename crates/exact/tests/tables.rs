@@ -133,7 +133,8 @@ fn normal_cdf() -> Vec<u32> {
 /// log2(1 + i/256) = ln((256 + i) / 256) / ln 2.
 fn log2() -> Vec<u32> {
     let ln2 = logarithm(2, 1);
-    let entry = |i: u64| if i == 256 { 1 << 30 } else { rounded_q30(divide(logarithm(256 + i, 256), ln2), usize::try_from(i).expect("small")) };
+    let entry =
+        |i: u64| if i == 256 { 1 << 30 } else { rounded_q30(divide(logarithm(256 + i, 256), ln2), usize::try_from(i).expect("small")) };
     (0..=256).map(entry).collect()
 }
 
@@ -161,7 +162,11 @@ fn source() -> String {
     let tables = [
         ("EXP2", "2^(-i / 256) in Q30, each rounded to nearest (EXACT.md, section 4.6).", exp2()),
         ("NORMAL_CDF", "Phi(i / 64) of the normal distribution in Q30, each rounded to nearest (EXACT.md, section 4.7).", normal_cdf()),
-        ("TANH_CDF", "(1 + tanh(sqrt(2 / pi) · (x + 0.044715 x³))) / 2 at x = i / 64 in Q30, each rounded to nearest (EXACT.md, section 4.7).", tanh_cdf()),
+        (
+            "TANH_CDF",
+            "(1 + tanh(sqrt(2 / pi) · (x + 0.044715 x³))) / 2 at x = i / 64 in Q30, each rounded to nearest (EXACT.md, section 4.7).",
+            tanh_cdf(),
+        ),
         ("LOG2", "log2(1 + i / 256) in Q30, each rounded to nearest (EXACT.md, section 4.13).", log2()),
         ("LOG1M", "-log2(1 - v) / v at v = i / 512, and log2(e) at 0, in Q30, each rounded to nearest (EXACT.md, section 4.13).", log1m()),
     ];

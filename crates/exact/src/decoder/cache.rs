@@ -8,7 +8,7 @@ use crate::{header::Header, kernels::KvCache};
 #[derive(Debug)]
 pub struct Cache {
     pub(super) layers: Vec<KvCache>,
-    pub(super) len: usize,
+    pub(super) ids: Vec<u32>,
     capacity: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -26,7 +26,10 @@ impl Cache {
         let refused = |_| DecoderError::OutOfMemory { positions: capacity, bytes };
         promised(bytes).map_err(refused)?;
         let layers = (0..header.layers).map(|_| KvCache::try_new(kv_heads, head_dim, capacity).map_err(refused));
-        Ok(Self { layers: layers.collect::<Result<_, _>>()?, len: 0, capacity, kv_heads, head_dim })
+        let layers = layers.collect::<Result<_, _>>()?;
+        let mut ids = Vec::new();
+        ids.try_reserve_exact(capacity).map_err(refused)?;
+        Ok(Self { layers, ids, capacity, kv_heads, head_dim })
     }
 
     /// Bytes that a cache of so many positions takes.
@@ -35,16 +38,22 @@ impl Cache {
         KvCache::bytes(header.kv_heads as usize, header.head_dim as usize, positions) * header.layers as usize
     }
 
+    /// The ids of its positions.
+    #[must_use]
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
     /// Positions in it.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.len
+        self.ids.len()
     }
 
     /// Whether it has no positions.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.len == 0
+        self.ids.is_empty()
     }
 
     /// Positions it has room for.
@@ -55,31 +64,33 @@ impl Cache {
 
     /// Forgets all positions from `len` on.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
+        self.ids.truncate(len);
         for layer in &mut self.layers {
-            layer.truncate(self.len);
+            layer.truncate(self.ids.len());
         }
     }
 
     /// Another cache with the same positions in it: samples of one item share the computation of the item.
     ///
     /// # Errors
-    /// [`DecoderError::OutOfMemory`].
+    /// [`DecoderError::OutOfMemory`], or the header is of another shape than the cache.
     pub fn fork(&self, header: &Header) -> Result<Self, DecoderError> {
-        let mut copy = Self::new(header, self.capacity)?;
-        if !self.fits(header) {
+        if !self.fits(header) || self.capacity > header.context as usize {
             return Err(DecoderError::ForeignCache);
         }
+        let mut copy = Self::new(header, self.capacity)?;
         for (to, from) in copy.layers.iter_mut().zip(&self.layers) {
             to.copy_from(from);
         }
-        copy.len = self.len;
+        copy.ids.extend_from_slice(&self.ids);
         Ok(copy)
     }
 
     /// Whether it is of a decoder of this shape.
     pub(super) fn fits(&self, header: &Header) -> bool {
-        self.layers.len() == header.layers as usize && self.kv_heads == header.kv_heads as usize && self.head_dim == header.head_dim as usize
+        self.layers.len() == header.layers as usize
+            && self.kv_heads == header.kv_heads as usize
+            && self.head_dim == header.head_dim as usize
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Cache, DecoderError, Model, OutputKey, Rule, PackedWeights, compute::Compute};
+use super::{Cache, DecoderError, Model, OutputKey, PackedWeights, Rule, compute::Compute};
 use crate::{
     header::Header,
     kernels::{self, Isa, Operands, Pool, Sequence},
@@ -144,7 +144,7 @@ impl Decoder {
     /// # Errors
     /// More ids than the workspace or a cache takes, none, an id outside the vocabulary, a cache of another shape. Then nothing was changed.
     pub fn step(&self, work: &mut Workspace, runs: &mut [Run<'_>]) -> Result<(), DecoderError> {
-        self.check(work, runs)?;
+        self.validate(work, runs)?;
         let (header, weights) = (&self.header, &*self.weights);
         let compute = Compute { pool: &self.pool, header };
         let kv_width = (header.kv_heads * header.head_dim) as usize;
@@ -161,7 +161,7 @@ impl Decoder {
                 let rows = first * kv_width..(first + run.ids.len()) * kv_width;
                 let cache = &mut run.cache.layers[at];
                 // Whatever a step that panicked had left.
-                cache.truncate(run.cache.len);
+                cache.truncate(run.cache.ids.len());
                 cache.append(self.pool.isa(), &work.k[rows.clone()], &work.v[rows], value_shifts);
                 first += run.ids.len();
             }
@@ -180,12 +180,12 @@ impl Decoder {
         compute.norm(&mut work.normed, header.epsilon, weights.final_gain.as_slice());
         self.choose(&compute, work, runs);
         for run in runs {
-            run.cache.len += run.ids.len();
+            run.cache.ids.extend_from_slice(run.ids);
         }
         Ok(())
     }
 
-    fn check(&self, work: &Workspace, runs: &[Run<'_>]) -> Result<(), DecoderError> {
+    fn validate(&self, work: &Workspace, runs: &[Run<'_>]) -> Result<(), DecoderError> {
         let rows = runs.iter().map(|run| run.ids.len()).sum();
         if rows == 0 || runs.iter().any(|run| run.ids.is_empty()) {
             return Err(DecoderError::NoIds);
@@ -197,7 +197,7 @@ impl Decoder {
             return Err(DecoderError::ForeignCache);
         }
         for run in runs {
-            let (len, ids, capacity) = (run.cache.len, run.ids.len(), run.cache.capacity());
+            let (len, ids, capacity) = (run.cache.len(), run.ids.len(), run.cache.capacity());
             if len + ids > capacity {
                 return Err(DecoderError::CacheFull { len, ids, capacity });
             }
@@ -244,7 +244,7 @@ impl Workspace {
         for run in runs {
             self.ids.extend_from_slice(run.ids);
             // At most the context, 2^15.
-            let first = u32::try_from(run.cache.len).unwrap_or(u32::MAX);
+            let first = u32::try_from(run.cache.len()).unwrap_or(u32::MAX);
             self.positions.extend((first..).take(run.ids.len()));
         }
         self.x.resize(self.ids.len() * self.dim, 0);
@@ -259,7 +259,7 @@ fn sequences<'a>(runs: &'a [Run<'_>], layer: usize) -> Vec<Sequence<'a>> {
     let sequence = |run: &'a Run<'_>| {
         let start = end;
         end += run.ids.len();
-        Sequence { cache: &run.cache.layers[layer], rows: start..end, first: run.cache.len }
+        Sequence { cache: &run.cache.layers[layer], rows: start..end, first: run.cache.len() }
     };
     runs.iter().map(sequence).collect()
 }

@@ -44,8 +44,8 @@ pub enum DecoderError {
     /// A cache or workspace of a model of another shape.
     #[error("a cache or workspace of another model")]
     ForeignCache,
-    /// A prefix that is not the beginning of the item, or all of it.
-    #[error("a prefix of {prefix} positions for an item of {item} ids: it must leave the last id to be computed")]
+    /// A cache whose ids are not the beginning of an item, with at least its last id left to be computed.
+    #[error("a cache of {prefix} positions does not hold the beginning of this item of {item} ids, or leaves none of it to be computed")]
     Prefix {
         /// Positions in the cache.
         prefix: usize,

@@ -1,18 +1,22 @@
 //! The Llama decoder: its weights, their order, and the function from ids to ids.
 
+mod batch;
 mod cache;
 mod compute;
 mod engine;
 mod error;
+mod generate;
 mod layout;
 mod model;
 mod packed;
 mod rule;
 mod weights;
 
+pub use batch::{Batch, Event, Ticket};
 pub use cache::Cache;
 pub use engine::{Choose, Decoder, Run, Workspace};
 pub use error::DecoderError;
+pub use generate::{Departure, Expected, Given};
 pub(crate) use layout::specs;
 pub use model::{Generated, Model};
 pub use packed::PackedWeights;

@@ -146,11 +146,7 @@ impl<S: Iterator<Item = TensorSpec>, T: Iterator<Item = PackedTensor>> Reader<S,
             query: self.matrix()?,
             key: self.matrix()?,
             value: self.matrix()?,
-            head_norms: if header.has(flag::QK_NORM) {
-                Some(HeadNorms { query: self.vector()?, key: self.vector()? })
-            } else {
-                None
-            },
+            head_norms: if header.has(flag::QK_NORM) { Some(HeadNorms { query: self.vector()?, key: self.vector()? }) } else { None },
             output: self.matrix()?,
             ffn_gain: self.vector()?,
             gate: self.matrix()?,
