@@ -6,10 +6,14 @@ use std::path::PathBuf;
 use quern_exact::{
     arith::{rdiv, rs},
     bounds,
+    decoder::{Model, OutputKey, Rule},
     encoder::Norm,
     format::{Q8Matrix, TableI32, VectorI32},
+    header::{Header, NO_ID, flag},
+    layout::TensorRef,
     reference::{
-        self, Attention, embed, exp2_negative, gelu_erf, layer_norm, linear, normalise, residual, rms_norm, to_operand, unit_length,
+        self, Attention, Draw, choose, embed, embed_word, exp2_negative, gated, gelu_erf, gelu_tanh, head_epsilon, layer_norm, lg, linear,
+        noise, normalise, residual, rms_norm, rotate, sampling_block, silu, to_operand, unit_length,
     },
     sample::{self, Generator},
 };
@@ -147,12 +151,153 @@ fn encoder() -> Value {
     [vec![1, 2, 3], vec![99], vec![], vec![0; 25], vec![5, 100]].map(case).into_iter().collect()
 }
 
+fn embedding_of_decoders(generator: &mut Generator) -> Value {
+    let words = sample::matrix(generator, 3, 130, false).expect("legal");
+    let cases = words.iter_rows().zip([0, 1 << 14, bounds::EMBEDDING_SCALE]).map(|(word, scale)| {
+        json!({ "shift": word.shift, "mantissas": word.mantissas, "weights": word.weights, "scale": scale, "y": embed_word(word, scale) })
+    });
+    cases.collect()
+}
+
+fn rotations(generator: &mut Generator) -> Value {
+    let ends = [i32::MIN, LIMIT, 0];
+    let mut cases = Vec::new();
+    for x in operands(generator, 7) {
+        let (cos, sin) = (activations(generator, 3, 1 << 30), activations(generator, 3, 1 << 30));
+        for (cos, sin) in [(cos, sin), (ends.to_vec(), ends.iter().rev().copied().collect())] {
+            let mut y = x.clone();
+            rotate(&mut y, &cos, &sin);
+            cases.push(json!({ "x": x, "cos": cos, "sin": sin, "y": y }));
+        }
+    }
+    cases.into()
+}
+
+fn functions_of_decoders(generator: &mut Generator) -> Value {
+    let mut xs = vec![0, 1, -1, 255, 256, -256, 131_071, 131_072, -131_072, LIMIT, -LIMIT];
+    xs.extend(activations(generator, 50, 300_000));
+    let mut pairs = vec![(LIMIT, LIMIT), (LIMIT, -LIMIT), (-LIMIT, -LIMIT), (1, 1 << 13), (-1, 1 << 13), (5, -7)];
+    pairs.extend(activations(generator, 20, 200_000).chunks(2).map(|pair| (pair[0], pair[1])));
+    let mut ns = vec![1, 2, 3, 255, 256, 257, u64::from(u32::MAX), 1 << 32, u64::MAX >> 1, u64::MAX];
+    ns.extend((0..50).map(|at| generator.next_u64() >> at));
+    let mut us = vec![0, 1, (1 << 31) - 1, 1 << 31, (1 << 31) + 1, u32::MAX - 1, u32::MAX];
+    us.extend((0..50).map(|_| u32::try_from(generator.next_u64() >> 32).expect("32 bits")));
+    let epsilons =
+        [(1000u64, 64u32, 128u32), (3, 1, 2), (bounds::EPSILON, 256, 1), (bounds::EPSILON, 256, 16_384), (12_345_678_901, 80, 1024)];
+    json!({
+        "gelu_tanh": xs.iter().map(|&x| json!([x, gelu_tanh(x)])).collect::<Value>(),
+        "silu": xs.iter().map(|&x| json!([x, silu(x)])).collect::<Value>(),
+        "gated": pairs.iter().map(|&(g, u)| json!([g, u, gated(g, u)])).collect::<Value>(),
+        "lg": ns.iter().map(|&n| json!([n.to_string(), lg(n)])).collect::<Value>(),
+        "noise": us.iter().map(|&u| json!([u, noise(u)])).collect::<Value>(),
+        "head_epsilon": epsilons.map(|(e, head_dim, dim)| json!([e.to_string(), head_dim, dim, head_epsilon(e, head_dim, dim).to_string()])),
+    })
+}
+
+fn causal_attention(generator: &mut Generator) -> Value {
+    let mut case = |window: usize, limit: i32, score_scale: u32, value_shifts: [i32; 2]| {
+        let (positions, heads, kv_heads, head_dim) = (9, 4, 2, 5);
+        let mut table =
+            |width: usize| TableI32::new(positions, width, activations(generator, positions * width, limit)).expect("sizes fit");
+        let (q, k, v) = (table(heads * head_dim), table(kv_heads * head_dim), table(kv_heads * head_dim));
+        let attention = Attention { heads, kv_heads, head_dim, score_scale, value_shifts: &value_shifts };
+        json!({
+            "positions": positions, "window": window, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "score_scale": score_scale,
+            "value_shifts": value_shifts, "q": q.data(), "k": k.data(), "v": v.data(), "y": attention.causal(window, &q, &k, &v).data(),
+        })
+    };
+    json!([case(0, 30_000, 10_824_538, [0, 1]), case(1, 30_000, 10_824_538, [0, 1]), case(4, LIMIT, bounds::SCORE_SCALE, [16, 0])])
+}
+
+fn choice(generator: &mut Generator) -> Value {
+    let seed: [u8; 32] = std::array::from_fn(|at| u8::try_from(at * 7).expect("small"));
+    let parameters = [(0u32, 0u32), (65_536, 0), (65_536, 65_536), (40_000, 3277), (u32::MAX, 0), (1, 1), (u32::MAX, 1 << 15)];
+    let mut cases = Vec::new();
+    for (at, logits) in operands(generator, 21).into_iter().enumerate() {
+        let (temperature, min_p) = parameters[at % parameters.len()];
+        for position in [0u32, 32_767] {
+            let draw = Draw { temperature, min_p, seed: &seed, item: 7, sample: u32::try_from(at).expect("few"), position };
+            cases.push(json!({
+                "temperature": temperature, "min_p": min_p, "item": draw.item, "sample": draw.sample, "position": position, "logits": logits,
+                "id": choose(&logits, &draw),
+            }));
+        }
+    }
+    let draw = Draw { temperature: 1, min_p: 0, seed: &seed, item: 1, sample: 2, position: 3 };
+    json!({ "seed": seed, "block": { "item": 1, "sample": 2, "position": 3, "block": 4, "lanes": sampling_block(&draw, 4) }, "cases": cases })
+}
+
+/// Two tiny decoders with all their numbers, and what they make of some items.
+fn decoders() -> Value {
+    let base = Header {
+        vocabulary: 11,
+        dim: 6,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 4,
+        ffn: 5,
+        context: 12,
+        score_scale: 12_102_203,
+        rotary_dims: 4,
+        ..sample::small_decoder_header()
+    };
+    let tied = Header {
+        flags: flag::GATED_FFN | flag::CAUSAL | flag::TIED_HEAD | flag::QKV_BIAS | flag::OUTPUT_BIAS | flag::QK_NORM,
+        activation: 2,
+        window: 3,
+        rotary_dims: 2,
+        embedding_scale: 40_132,
+        ..base.clone()
+    };
+    [(base, 1), (tied, 2)].map(|(header, seed)| decoder(&header, seed)).into_iter().collect()
+}
+
+fn decoder(header: &Header, seed: u64) -> Value {
+    let model = sample::decoder(header, seed).expect("a valid header");
+    let tensors = model.weights().tensors().map(|(name, tensor)| match tensor {
+        TensorRef::Matrix(matrix) => json!({
+            "name": name.to_string(), "rows": matrix.rows(), "columns": matrix.cols(), "weights": matrix.weights(),
+            "mantissas": matrix.mantissas(), "shifts": matrix.shifts(), "bias": matrix.bias(),
+        }),
+        TensorRef::Table(table) => {
+            json!({ "name": name.to_string(), "rows": table.rows(), "width": table.width(), "elements": table.data() })
+        }
+        TensorRef::Vector(vector) => json!({ "name": name.to_string(), "elements": vector.as_slice() }),
+    });
+    let greedy = Rule::greedy(5.try_into().expect("not zero"), [NO_ID; 8]);
+    let sampled = Rule { temperature: 80_000, min_p: 2000, seed: [5; 32], ..greedy.clone() };
+    let stopping = Rule { stop_ids: [0, 1, 2, 3, NO_ID, NO_ID, NO_ID, NO_ID], ..sampled.clone() };
+    let cases = [
+        (&greedy, vec![1, 2, 3]),
+        (&greedy, vec![4; 12]),
+        (&sampled, vec![1, 2, 3]),
+        (&sampled, vec![10, 0, 9, 1, 8, 2, 7, 3, 6]),
+        (&stopping, vec![5, 6]),
+        (&greedy, vec![]),
+        (&greedy, vec![0; 13]),
+        (&greedy, vec![11]),
+    ];
+    let cases = cases.map(|(rule, item)| generated(&model, rule, &item));
+    json!({ "header": header.to_words().to_vec(), "tensors": tensors.collect::<Value>(), "cases": cases })
+}
+
+fn generated(model: &Model, rule: &Rule, item: &[u32]) -> Value {
+    let key = OutputKey { item: 4, sample: 1 };
+    let output = reference::generate(model, item, rule, key);
+    json!({
+        "max_output": rule.max_output, "stop_ids": rule.stop_ids, "temperature": rule.temperature, "min_p": rule.min_p, "seed": rule.seed,
+        "item": key.item, "sample": key.sample, "ids": item, "reason": output.reason.code(), "output": output.ids, "norm_rows": output.norm_rows.data(),
+    })
+}
+
 fn all() -> Value {
-    let mut generator = Generator::new(2);
+    let (mut generator, mut of_decoders) = (Generator::new(2), Generator::new(21));
     json!({
         "roundings": roundings(), "operand": operand(&mut generator), "product": product(&mut generator), "embedding": embedding(&mut generator),
         "norm": norm(&mut generator), "functions": functions(&mut generator), "attention": attention(&mut generator), "unit_length": unit(&mut generator),
-        "encoder": encoder(),
+        "encoder": encoder(), "decoder_embedding": embedding_of_decoders(&mut of_decoders), "rotation": rotations(&mut of_decoders),
+        "decoder_functions": functions_of_decoders(&mut of_decoders), "causal_attention": causal_attention(&mut of_decoders),
+        "choice": choice(&mut of_decoders), "decoders": decoders(),
     })
 }
 
