@@ -9,6 +9,7 @@ use serde_json::Value;
 const EDGES: &[(&str, &[&str])] = &[
     ("quern-types", &[]),
     ("quern-telemetry", &[]),
+    ("quern-trainer", &[]),
     ("core2", &[]),
     ("quern-exact", &["quern-types"]),
     ("quern-bindings", &["quern-types"]),
@@ -40,7 +41,7 @@ const TOP: &[&str] = &["quern-cli", "quern-testkit", "quern-tests"];
 
 /// Foreign crates that only the named crates of ours may depend on.
 const CONFINED: &[(&str, &[&str])] = &[
-    ("candle-core", &["quern-model"]),
+    ("candle-core", &["quern-model", "quern-trainer"]),
     ("candle-nn", &["quern-model"]),
     ("sqlx", &["quern-db"]),
     ("ipfs-api-backend-hyper", &["quern-store"]),
