@@ -15,6 +15,7 @@ mod norm;
 mod operand;
 mod pages;
 mod pool;
+pub mod probe;
 mod rms;
 mod rope;
 mod rows;

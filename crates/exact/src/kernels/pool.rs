@@ -98,13 +98,11 @@ impl Pool {
         let workers: Vec<_> = (0..others)
             .map_while(|worker| {
                 let shared = Arc::clone(&shared);
-                let core = (cores.len() > others).then(|| cores[worker + 1]);
+                let own = if cores.len() > others { &cores[worker + 1..worker + 2] } else { cores };
                 thread::Builder::new()
                     .name(format!("exact-{}", worker + 1))
                     .spawn(move || {
-                        if let Some(core) = core {
-                            affinity::pin(core);
-                        }
+                        affinity::pin(own);
                         shared.work(worker);
                     })
                     .ok()
@@ -136,7 +134,7 @@ impl Pool {
     pub fn pin_caller(&self) {
         let cores = affinity::cores();
         if cores.len() > self.workers.len() {
-            affinity::pin(cores[0]);
+            affinity::pin(&cores[..1]);
         }
     }
 
@@ -298,26 +296,32 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(target_os = "linux")]
 mod affinity {
+    use std::sync::OnceLock;
+
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-    /// The cores that this thread may use, in order.
-    pub(super) fn cores() -> Vec<usize> {
-        sched_getaffinity(None).map_or_else(|_| Vec::new(), |set| (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
+    static CORES: OnceLock<Vec<usize>> = OnceLock::new();
+
+    /// The cores that this process was given, in order. Asked for once, before any thread is pinned: a thread inherits its maker's cores.
+    pub(super) fn cores() -> &'static [usize] {
+        CORES.get_or_init(|| {
+            sched_getaffinity(None).map_or_else(|_| Vec::new(), |set| (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
+        })
     }
 
-    /// Moves this thread to one core. A refusal costs speed, not results.
-    pub(super) fn pin(core: usize) {
+    /// Keeps this thread on these cores. A refusal costs speed, not results.
+    pub(super) fn pin(cores: &[usize]) {
         let mut set = CpuSet::new();
-        set.set(core);
+        cores.iter().for_each(|&core| set.set(core));
         let _ = sched_setaffinity(None, &set);
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod affinity {
-    pub(super) fn cores() -> Vec<usize> {
-        Vec::new()
+    pub(super) fn cores() -> &'static [usize] {
+        &[]
     }
 
-    pub(super) fn pin(_core: usize) {}
+    pub(super) fn pin(_cores: &[usize]) {}
 }

@@ -1,0 +1,230 @@
+//! Kernels against what this machine can do at most, measured in the same run: DRAM bandwidth for decoding, int8 multiply-adds for prefill.
+//!
+//! Not by criterion: shares need the limits of the same minutes, on a machine that others may use. Each line gives the median and the best
+//! decile; a share divides best decile by best decile. `cargo bench -p quern-exact --bench kernels -- [threads] [filter]`.
+
+use std::{
+    hint::black_box,
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use quern_exact::{
+    format::Q8Matrix,
+    kernels::{self, Isa, KvCache, Operands, Packed, Pages, Pool, Reach, Sequence, attend, probe},
+    reference::Attention,
+    sample::Generator,
+};
+
+/// Bytes that weights rotate through: no cache holds them.
+const COLD: usize = 1_100_000_000;
+/// Time per line.
+const BUDGET: Duration = Duration::from_millis(1500);
+
+/// Seconds of a step: best decile and median.
+#[derive(Clone, Copy)]
+struct Timed {
+    best: f64,
+    median: f64,
+}
+
+fn time(mut step: impl FnMut(usize)) -> Timed {
+    step(0);
+    let mut seconds = Vec::new();
+    let start = Instant::now();
+    while start.elapsed() < BUDGET || seconds.len() < 5 {
+        let at = Instant::now();
+        step(seconds.len() + 1);
+        seconds.push(at.elapsed().as_secs_f64());
+    }
+    seconds.sort_by(f64::total_cmp);
+    Timed { best: seconds[seconds.len() / 10], median: seconds[seconds.len() / 2] }
+}
+
+/// One line: what, rate at the median and at the best decile, share of a limit.
+fn line(what: &str, timed: Timed, amount: f64, unit: &str, limit: f64) {
+    let (median, best) = (amount / timed.median / 1e9, amount / timed.best / 1e9);
+    let share = best / limit;
+    println!("{what:<44} {:>10.1} us   {median:>7.1} {unit} (best {best:>7.1})   {share:.2} of {limit:.1}", timed.median * 1e6);
+}
+
+fn matrix(rows: usize, cols: usize) -> Q8Matrix {
+    let mut generator = Generator::new(rows as u64 ^ (cols as u64) << 20);
+    let mut weights = vec![0i8; rows * cols];
+    for eight in weights.chunks_mut(8) {
+        for (slot, byte) in eight.iter_mut().zip(generator.next_u64().to_le_bytes()) {
+            *slot = i8::from_le_bytes([byte]).max(-127);
+        }
+    }
+    let groups = rows * cols.div_ceil(128);
+    let mantissas = (0..groups).map(|_| u16::try_from(generator.within(1 << 15, 65_535)).expect("a mantissa")).collect();
+    Q8Matrix::new(rows, cols, weights, mantissas, vec![38; rows], None).expect("legal parts")
+}
+
+/// Copies of one packed matrix in one buffer.
+fn copies(matrix: &Q8Matrix, count: usize) -> Vec<Packed> {
+    let size = Packed::bytes(matrix.rows(), matrix.cols());
+    let mut pages = Pages::new(count * size);
+    let first = Packed::new(matrix);
+    for copy in pages.as_mut_slice().chunks_exact_mut(size) {
+        copy.copy_from_slice(first.as_bytes());
+    }
+    let buffer: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(pages);
+    (0..count).map(|at| Packed::open(Arc::clone(&buffer), at * size, matrix.rows(), matrix.cols()).expect("just written")).collect()
+}
+
+fn rows(count: usize) -> Vec<i32> {
+    let mut generator = Generator::new(9);
+    (0..count).map(|_| i32::try_from(generator.within(-200_000, 200_000)).expect("in range")).collect()
+}
+
+struct Bench {
+    pool: Pool,
+    filter: String,
+    /// GB/s and G operations/s at the best decile.
+    dram: f64,
+    peak: f64,
+}
+
+impl Bench {
+    fn wants(&self, what: &str) -> bool {
+        what.contains(&self.filter)
+    }
+
+    fn operands(&self, positions: usize, cols: usize) -> Operands {
+        let mut operands = Operands::new(self.pool.isa());
+        operands.fill(&self.pool, &rows(positions * cols), cols);
+        operands
+    }
+
+    fn limits(&mut self) {
+        let mut pages = Pages::new(COLD);
+        for (at, word) in pages.as_mut_slice().as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            *word = at.to_le_bytes();
+        }
+        let pieces = COLD >> 24;
+        let read = time(|at| {
+            black_box(probe::read(&self.pool, &pages.as_ref()[(at % pieces) << 24..][..1 << 24]));
+        });
+        self.dram = f64::from(1 << 24) / read.best / 1e9;
+        line("limit: read from DRAM, 16 MiB pieces of 1.1 GB", read, f64::from(1 << 24), "GB/s", self.dram);
+        let mut operations = 0;
+        let multiplied = time(|_| operations = probe::multiply(&self.pool, 50));
+        self.peak = operations as f64 / multiplied.best / 1e9;
+        line("limit: multiply-adds in registers", multiplied, operations as f64, "GOPS", self.peak);
+    }
+
+    fn products(&self, cold: &[usize], hot: &[usize]) {
+        for (n, k) in [(4096, 4096), (2048, 8192), (8192, 2048)] {
+            let matrices = copies(&matrix(n, k), COLD.div_ceil(n * k));
+            let bytes = matrices[0].as_bytes().len() as f64;
+            for &t in cold {
+                let what = format!("matvec {n}x{k}, {t} positions, cold");
+                if self.wants(&what) {
+                    let (x, mut out) = (self.operands(t, k), vec![0; t * n]);
+                    let timed = time(|at| kernels::linear_into(&self.pool, &mut [(&matrices[at % matrices.len()], &mut out)], &x));
+                    line(&what, timed, bytes, "GB/s", self.dram);
+                }
+            }
+            for &t in hot {
+                // Rows for about four milliseconds per thread: a longer step is never undisturbed on a machine that others use.
+                let n = (400_000_000 * self.pool.threads() / (k * t)).next_multiple_of(48 * self.pool.threads()).min(n);
+                let what = format!("matmul {n}x{k}, {t} positions");
+                if self.wants(&what) {
+                    let matrix = Packed::new(&matrix(n, k));
+                    let (x, mut out) = (self.operands(t, k), vec![0; t * n]);
+                    let timed = time(|_| kernels::linear_into(&self.pool, &mut [(&matrix, &mut out)], &x));
+                    line(&what, timed, 2.0 * (n * k * t) as f64, "GOPS", self.peak);
+                }
+            }
+        }
+    }
+
+    /// All products of one token of a 1.2B model (hidden 2048, 16 layers, 32/8 heads of 64, ffn 8192, vocabulary 128,256), cold.
+    fn step(&self) {
+        for t in [1, 2, 4, 8] {
+            let what = format!("step of a 1.2B shape, {t} positions");
+            if !self.wants(&what) {
+                continue;
+            }
+            let layers: Vec<_> = [(2048, 2048), (512, 2048), (512, 2048), (2048, 2048), (8192, 2048), (8192, 2048), (2048, 8192)]
+                .map(|(n, k)| copies(&matrix(n, k), 16))
+                .into();
+            let head = Packed::new(&matrix(128_256, 2048));
+            let bytes: usize = layers.iter().flatten().map(|matrix| matrix.as_bytes().len()).sum::<usize>() + head.as_bytes().len();
+            let (narrow, wide) = (self.operands(t, 2048), self.operands(t, 8192));
+            let mut out = layers.iter().map(|copies| vec![0; t * copies[0].rows()]).collect::<Vec<_>>();
+            let mut logits = vec![0; t * head.rows()];
+            let [q, k, v, o, gate, up, down] = &mut out[..] else { unreachable!("seven matrices") };
+            let timed = time(|_| {
+                for layer in 0..16 {
+                    let m = |at: usize| &layers[at][layer];
+                    kernels::linear_into(&self.pool, &mut [(m(0), q), (m(1), k), (m(2), v)], &narrow);
+                    kernels::linear_into(&self.pool, &mut [(m(3), o)], &narrow);
+                    kernels::linear_into(&self.pool, &mut [(m(4), gate), (m(5), up)], &narrow);
+                    kernels::linear_into(&self.pool, &mut [(m(6), down)], &wide);
+                }
+                kernels::linear_into(&self.pool, &mut [(&head, &mut logits)], &narrow);
+            });
+            line(&what, timed, bytes as f64, "GB/s", self.dram);
+        }
+    }
+
+    fn operand_making(&self) {
+        for (t, k) in [(1, 2048), (1, 8192), (512, 2048), (512, 8192)] {
+            let what = format!("operands of {t} x {k}");
+            if self.wants(&what) {
+                let (rows, mut operands) = (rows(t * k), Operands::new(self.pool.isa()));
+                let timed = time(|_| operands.fill(&self.pool, &rows, k));
+                line(&what, timed, (t * k * 4) as f64, "GB/s", self.dram);
+            }
+        }
+    }
+
+    /// One layer: `queries` at the end of a context of `positions`, 32 heads over 8 of 64 dims.
+    fn attention(&self) {
+        for (queries, positions) in [(512, 512), (1, 512), (1, 8192), (8, 4096)] {
+            let what = format!("attention of {queries} at {positions}");
+            if !self.wants(&what) {
+                continue;
+            }
+            let (heads, kv_heads, head_dim) = (32, 8, 64);
+            let attention = Attention { heads, kv_heads, head_dim, score_scale: 3_025_570, value_shifts: &[0; 8] };
+            let mut cache = KvCache::new(kv_heads, head_dim, positions);
+            let kv = rows(positions * kv_heads * head_dim);
+            cache.append(self.pool.isa(), &kv, &kv, attention.value_shifts);
+            let q = rows(queries * heads * head_dim);
+            let mut out = vec![0; q.len()];
+            let sequence = [Sequence { cache: &cache, rows: 0..queries, first: positions - queries }];
+            let timed = time(|_| attend(&self.pool, &attention, Reach::Causal { window: 0 }, &sequence, &q, &mut out));
+            let pairs = queries * (2 * positions + 1 - queries) / 2;
+            // Two products of head dim per pair of positions and head.
+            line(&what, timed, (4 * pairs * heads * head_dim) as f64, "GOPS", self.peak);
+        }
+    }
+}
+
+fn main() {
+    // cargo passes --bench.
+    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+    let threads: Vec<usize> = arguments.next().map_or_else(|| vec![1, 2], |number| vec![number.parse().expect("a number of threads")]);
+    let filter = arguments.next().unwrap_or_default();
+    for isa in Isa::available()
+        .into_iter()
+        .rev()
+        .filter(|isa| std::env::var("ISA").map_or(*isa == Isa::detect(), |name| format!("{isa:?}").starts_with(&name)))
+    {
+        for &threads in &threads {
+            let pool = Pool::new(isa, NonZeroUsize::new(threads).expect("at least one thread"));
+            pool.pin_caller();
+            println!("\n{isa:?}, {threads} threads");
+            let mut bench = Bench { pool, filter: filter.clone(), dram: 1.0, peak: 1.0 };
+            bench.limits();
+            bench.step();
+            bench.products(&[1, 2, 4, 8, 16], &[8, 128, 512]);
+            bench.operand_making();
+            bench.attention();
+        }
+    }
+}
