@@ -184,7 +184,7 @@ impl Bench {
 
     /// One layer: `queries` at the end of a context of `positions`, 32 heads over 8 of 64 dims.
     fn attention(&self) {
-        for (queries, positions) in [(512, 512), (1, 512), (1, 8192), (8, 4096)] {
+        for (queries, positions) in [(64, 512), (1, 512), (1, 8192), (8, 4096)] {
             let what = format!("attention of {queries} at {positions}");
             if !self.wants(&what) {
                 continue;

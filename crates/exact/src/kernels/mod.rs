@@ -20,6 +20,8 @@ mod rms;
 mod rope;
 mod rows;
 mod slots;
+#[cfg(target_arch = "x86_64")]
+mod unroll;
 
 pub use activation::gelu_erf;
 pub use attention::bidirectional;

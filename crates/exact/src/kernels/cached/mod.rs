@@ -1,6 +1,10 @@
 //! Attention of queries to keys and values that are kept, for decoders position by position and for encoders all at once; twin of
 //! [`Attention`](crate::reference::Attention) over each query's own range of positions, whose widths hold here.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod cache;
 mod portable;
 mod tile;

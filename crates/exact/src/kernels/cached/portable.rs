@@ -1,15 +1,9 @@
 //! The products of attention in plain Rust.
 
 use super::{LANES, Pairs, Weights};
-use crate::kernels::isa::multiversion;
 
-multiversion! {
-    /// With at most 256 dims, |Σ high · k| <= 256 · 128 · 32767 < 2^31 and |Σ low · k| <= 256 · 255 · 32767 < 2^31.
-    pub(super) fn dots(keys: &[Pairs], digits: &[[[i16; 2]; 2]], count: usize, out: &mut [i64]) -> () = dots_body
-}
-
-#[inline(always)]
-fn dots_body(keys: &[Pairs], digits: &[[[i16; 2]; 2]], count: usize, out: &mut [i64]) {
+/// With at most 256 dims, |Σ high · k| <= 256 · 128 · 32767 < 2^31 and |Σ low · k| <= 256 · 255 · 32767 < 2^31.
+pub(super) fn dots(keys: &[Pairs], digits: &[[[i16; 2]; 2]], count: usize, out: &mut [i64]) {
     let pairs = digits.len() / count;
     let stride = out.len() / count;
     for (block, keys) in keys.chunks_exact(pairs).enumerate() {
@@ -29,13 +23,8 @@ fn dots_body(keys: &[Pairs], digits: &[[[i16; 2]; 2]], count: usize, out: &mut [
     }
 }
 
-multiversion! {
-    /// 256 positions at a time: |Σ high · v| <= 256 · 256 · 32767 < 2^31, and the other digits are below 256.
-    pub(super) fn mix(values: &[Pairs], weights: &[Weights], sums: &mut [i64], stride: usize) -> () = mix_body
-}
-
-#[inline(always)]
-fn mix_body(values: &[Pairs], weights: &[Weights], sums: &mut [i64], stride: usize) {
+/// 256 positions at a time: |Σ high · v| <= 256 · 256 · 32767 < 2^31, and the other digits are below 256.
+pub(super) fn mix(values: &[Pairs], weights: &[Weights], sums: &mut [i64], stride: usize) {
     for (weights, sums) in weights.iter().zip(sums.chunks_mut(stride)) {
         let mut run = [[0i32; LANES]; 3];
         for (run, weights) in run.iter_mut().zip(weights) {

@@ -6,7 +6,9 @@
 
 use std::{cell::RefCell, ops::Range};
 
-use super::{LANES, RUN, Reach, Sequence, TILE, Weights, portable};
+use super::{LANES, Pairs, RUN, Reach, Sequence, TILE, Weights, portable};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
 use crate::{
     arith::{clamp32, rdiv},
     bounds,
@@ -82,7 +84,7 @@ impl Tile<'_> {
             *shift = load_query(self.isa, &q[from..from + head_dim], &mut digits[at..], count);
         }
         let scores = &mut scores[..count * stride];
-        portable::dots(self.isa, cache.key_blocks(self.kv_head, start / LANES..end / LANES), digits, count, scores);
+        dots(self.isa, cache.key_blocks(self.kv_head, start / LANES..end / LANES), digits, count, scores);
 
         let (mut maxima, mut totals) = ([0; TILE], [0; TILE]);
         for (at, (max, row)) in maxima.iter_mut().zip(scores.chunks_exact_mut(stride)).enumerate() {
@@ -94,11 +96,11 @@ impl Tile<'_> {
             let run = first..end.min(first + RUN);
             for (at, row) in scores.chunks_exact(stride).enumerate() {
                 let live = ranges[at].start.clamp(run.start, run.end) - first..ranges[at].end.clamp(run.start, run.end) - first;
-                totals[at] += weigh(self.isa, &row[run.start - start..run.end - start], live, maxima[at], &mut weights[at]);
+                totals[at] += weigh(self.isa, &row[run.start - start..run.end - start], &live, maxima[at], &mut weights[at]);
             }
             let values = cache.head_values(self.kv_head).chunks_exact(cache.value_stride());
             for (block, values) in values.enumerate() {
-                portable::mix(self.isa, &values[run.start / 2..run.end / 2], &weights[..count], &mut sums[block * LANES..], dims);
+                mix(self.isa, &values[run.start / 2..run.end / 2], &weights[..count], &mut sums[block * LANES..], dims);
             }
         }
         let shift = self.attention.value_shifts[self.kv_head].unsigned_abs();
@@ -137,10 +139,53 @@ fn load_query_body(query: &[i32], digits: &mut [[[i16; 2]; 2]], stride: usize) -
     shift
 }
 
-multiversion! {
-    /// Scores from dot products, in place: `rs(dot · c, 36 - s_q - s_k)`. Returns the greatest.
-    fn scale(scores: &mut [i64], key_shifts: &[u8], query_shift: u32, score_scale: u32) -> i64 = scale_body
+/// Dot products of every query with every key of whole blocks: `[query][position]`.
+fn dots(isa: Isa, keys: &[Pairs], digits: &[[[i16; 2]; 2]], count: usize, out: &mut [i64]) {
+    match isa {
+        // SAFETY: a value of `Avx512` exists only on a machine that has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(_) => unsafe { avx512::dots(keys, digits, count, out) },
+        // SAFETY: a value of `Avx2` exists only on a machine that has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(_) => unsafe { avx2::dots(keys, digits, count, out) },
+        _ => portable::dots(keys, digits, count, out),
+    }
 }
+
+/// Sums of weight times value over a run of positions, added to `sums`: `[query]` every `stride`, 16 dims each.
+fn mix(isa: Isa, values: &[Pairs], weights: &[Weights], sums: &mut [i64], stride: usize) {
+    match isa {
+        // SAFETY: a value of `Avx512` exists only on a machine that has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(_) => unsafe { avx512::mix(values, weights, sums, stride) },
+        // SAFETY: a value of `Avx2` exists only on a machine that has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2(_) => unsafe { avx2::mix(values, weights, sums, stride) },
+        _ => portable::mix(values, weights, sums, stride),
+    }
+}
+
+/// Scores from dot products, in place: `rs(dot · c, 36 - s_q - s_k)`. Returns the greatest.
+fn scale(isa: Isa, scores: &mut [i64], key_shifts: &[u8], query_shift: u32, score_scale: u32) -> i64 {
+    match isa {
+        // SAFETY: a value of `Avx512` exists only on a machine that has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(_) => unsafe { avx512::scale(scores, key_shifts, query_shift, score_scale) },
+        _ => scale_plain(isa, scores, key_shifts, query_shift, score_scale),
+    }
+}
+
+/// The weights of a run of positions, of those that are live; 0 for the others. Returns the weights' sum.
+fn weigh(isa: Isa, scores: &[i64], live: &Range<usize>, max: i64, weights: &mut Weights) -> i64 {
+    match isa {
+        // SAFETY: a value of `Avx512` exists only on a machine that has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512(_) => unsafe { avx512::weigh(scores, live, max, weights) },
+        _ => weigh_plain(isa, scores, live, max, weights),
+    }
+}
+
+multiversion! { fn scale_plain(scores: &mut [i64], key_shifts: &[u8], query_shift: u32, score_scale: u32) -> i64 = scale_body }
 
 #[inline(always)]
 fn scale_body(scores: &mut [i64], key_shifts: &[u8], query_shift: u32, score_scale: u32) -> i64 {
@@ -154,14 +199,10 @@ fn scale_body(scores: &mut [i64], key_shifts: &[u8], query_shift: u32, score_sca
     max
 }
 
-multiversion! {
-    /// The weights of a run of positions, of those that are live; 0 for the others. Returns the weights' sum.
-    fn weigh(scores: &[i64], live: Range<usize>, max: i64, weights: &mut Weights) -> i64 = weigh_body
-}
+multiversion! { fn weigh_plain(scores: &[i64], live: &Range<usize>, max: i64, weights: &mut Weights) -> i64 = weigh_body }
 
 #[inline(always)]
-#[expect(clippy::needless_pass_by_value, reason = "a range of two numbers")]
-fn weigh_body(scores: &[i64], live: Range<usize>, max: i64, weights: &mut Weights) -> i64 {
+fn weigh_body(scores: &[i64], live: &Range<usize>, max: i64, weights: &mut Weights) -> i64 {
     let mut total = 0i64;
     let [high, middle, low] = weights;
     let digits = high.iter_mut().zip(middle).zip(low);
