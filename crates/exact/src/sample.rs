@@ -146,10 +146,16 @@ pub fn decoder_header(layers: u32, dim: u32, [heads, kv_heads, head_dim]: [u32; 
     }
 }
 
-/// The header of Llama 3.2 1B: 16 layers, dim 2048, 32 heads of 64 over 8, ffn 8192, vocabulary 128,256; 1.24e9 weights.
+/// The headers of the three shapes that speed is measured on: 'a' SmolLM2 135M, 'b' Qwen2.5 0.5B, 'c' Llama 3.2 1B (1.24e9 weights);
+/// `None` for another letter.
 #[must_use]
-pub fn llama_1b_header(context: u32) -> Header {
-    decoder_header(16, 2048, [32, 8, 64], 8192, 128_256, context)
+pub fn bench_header(shape: char, context: u32) -> Option<Header> {
+    match shape {
+        'a' => Some(decoder_header(30, 576, [9, 3, 64], 1536, 49_152, context)),
+        'b' => Some(decoder_header(24, 896, [14, 2, 64], 4864, 151_936, context)),
+        'c' => Some(decoder_header(16, 2048, [32, 8, 64], 8192, 128_256, context)),
+        _ => None,
+    }
 }
 
 /// A matrix with weights over their whole range and realistic magnitudes, about `2^-5`.

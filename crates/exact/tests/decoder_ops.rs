@@ -285,6 +285,26 @@ proptest! {
             prop_assert_eq!(logit, max);
         }
     }
+
+    #[test]
+    fn choices_of_kernels_equal_plain(
+        (vocabulary, logits) in prop_oneof![1..200usize, 4000..4200usize, Just(12_345)].prop_flat_map(|vocabulary| {
+            (Just(vocabulary), prop_oneof![vec(-60_000..60_000i32, 3 * vocabulary), vec(activation(), 3 * vocabulary), Just(vec![-LIMIT; 3 * vocabulary])])
+        }),
+        temperature in prop_oneof![Just(0), any::<u32>(), 1..200_000u32, Just(65_536)], min_p in prop_oneof![any::<u32>(), 0..=65_536u32, 0..2000u32, Just(0)],
+        seed in any::<[u8; 32]>(), rows in 1..4usize,
+    ) {
+        let draw = |position| Draw { temperature, min_p, seed: &seed, item: 1, sample: 2, position };
+        let draws: Vec<_> = (0..3).map(draw).take(rows).collect();
+        let logits = &logits[..rows * vocabulary];
+        let plain: Vec<u32> = logits.chunks_exact(vocabulary).zip(&draws).map(|(logits, draw)| choose(logits, draw)).collect();
+        for isa in Isa::available() {
+            for threads in [1, 3] {
+                let pool = Pool::new(isa, NonZeroUsize::new(threads).expect("not zero"));
+                prop_assert_eq!(&kernels::choose(&pool, vocabulary, logits, &draws), &plain);
+            }
+        }
+    }
 }
 
 /// A head whose first position holds 90 % and 99 % of the mass and has nothing to say, at 8,192 positions: what the others say must arrive.

@@ -225,11 +225,8 @@ impl Decoder {
                 work.chosen_rows.extend_from_slice(&work.normed[row * work.dim..(row + 1) * work.dim]);
             }
             compute.products(&mut work.operands, &work.chosen_rows, [(&self.weights.head, &mut work.logits)]);
-            let (logits, positions) = (&work.logits, &work.positions);
-            let chosen = kernels::map(&self.pool, asked.len(), |at| {
-                let (row, choose) = asked[at];
-                choose.rule.choose(choose.key, positions[row], &logits[at * vocabulary..(at + 1) * vocabulary])
-            });
+            let draws: Vec<_> = asked.iter().map(|(row, choose)| choose.rule.draw(choose.key, work.positions[*row])).collect();
+            let chosen = kernels::choose(&self.pool, vocabulary, &work.logits, &draws);
             for ((row, _), chosen) in asked.iter().zip(chosen) {
                 work.choices[*row] = Some(chosen);
             }

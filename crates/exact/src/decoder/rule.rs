@@ -40,11 +40,16 @@ impl Rule {
         Self { max_output, stop_ids, temperature: 0, min_p: 0, seed: [0; 32] }
     }
 
+    /// What the choice at a position of an output depends on besides its logits.
+    #[must_use]
+    pub const fn draw(&self, key: OutputKey, position: u32) -> Draw<'_> {
+        Draw { temperature: self.temperature, min_p: self.min_p, seed: &self.seed, item: key.item, sample: key.sample, position }
+    }
+
     /// The id chosen from the logits of a position (EXACT.md, section 4.14).
     #[must_use]
     pub fn choose(&self, key: OutputKey, position: u32, logits: &[i32]) -> u32 {
-        let Self { temperature, min_p, ref seed, .. } = *self;
-        choose(logits, &Draw { temperature, min_p, seed, item: key.item, sample: key.sample, position })
+        choose(logits, &self.draw(key, position))
     }
 
     /// Why an output ends with its last id, if it does: stop id, `max_output`, context, in this order. `item_len` is the length of the

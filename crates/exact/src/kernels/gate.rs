@@ -37,13 +37,15 @@ fn gelu(table: &[u32; 513], gate: &mut [i32], up: &[i32]) {
 
 #[inline(always)]
 fn silu(gate: &mut [i32], up: &[i32]) {
-    let mut gates = gate.chunks_mut(LANES).zip(up.chunks(LANES));
-    for (gate, up) in &mut gates {
+    for (gate, up) in gate.chunks_mut(LANES).zip(up.chunks(LANES)) {
         let mut exponentials = [0u32; LANES];
         for (e, x) in exponentials.iter_mut().zip(&*gate) {
             *e = exponential(x.unsigned_abs());
         }
-        let quotients = exponentials.map(sigmoid);
+        let mut quotients = [0i64; LANES];
+        for (quotient, &e) in quotients.iter_mut().zip(&exponentials) {
+            *quotient = sigmoid(e);
+        }
         for ((gate, &up), quotient) in gate.iter_mut().zip(up).zip(quotients) {
             *gate = finish(*gate, quotient, up);
         }

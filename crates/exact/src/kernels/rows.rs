@@ -17,8 +17,8 @@ pub fn each_piece(pool: &Pool, rows: &mut [i32], width: usize, f: impl Fn(usize,
 }
 
 /// The results of `f(0)` to `f(count - 1)`, in order, computed on the threads of a pool.
-pub fn map(pool: &Pool, count: usize, f: impl Fn(usize) -> u32 + Sync) -> Vec<u32> {
-    let mut results = vec![0; count];
+pub(super) fn map<T: Copy + Default + Send>(pool: &Pool, count: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let mut results = vec![T::default(); count];
     let slots = Slots::new(&mut results);
     pool.run(count, |at| {
         let result = f(at);
