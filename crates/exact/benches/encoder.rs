@@ -1,6 +1,6 @@
-//! Lines per second of a MiniLM-shaped encoder on one core, 20 positions a line, and one text of 512 positions.
+//! Lines per second of a MiniLM-shaped encoder on one core and on two, 20 positions a line, and one text of 512 positions.
 
-use std::{hint::black_box, time::Duration};
+use std::{hint::black_box, num::NonZeroUsize, time::Duration};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use quern_exact::sample::{self, Generator};
@@ -17,6 +17,13 @@ fn encoder(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     group.bench_function("line of 20 positions", |bencher| bencher.iter(|| encoder.forward(black_box(&line))));
     group.bench_function("text of 512 positions", |bencher| bencher.iter(|| encoder.forward(black_box(&text))));
+    let batch: Vec<_> = (0..32).map(|_| item(20)).collect();
+    group.throughput(Throughput::Elements(32));
+    for threads in [1, 2].map(|threads| NonZeroUsize::new(threads).expect("not zero")) {
+        group.bench_function(format!("32 lines of 20 positions, {threads} threads"), |bencher| {
+            bencher.iter(|| encoder.embed_many(black_box(&batch), threads));
+        });
+    }
     group.finish();
 }
 

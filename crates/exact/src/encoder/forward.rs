@@ -2,6 +2,7 @@
 
 use std::{
     num::NonZeroUsize,
+    ops::Range,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -80,10 +81,19 @@ impl Encoder {
     /// The embedding of one item. A total function: empty, over-long and unknown ids have their defined result.
     #[must_use]
     pub fn forward(&self, ids: &[u32]) -> Output {
-        match self.header.refuse(ids) {
-            Some(reason) => Output::not_computed(reason, &self.header),
-            None => self.engine.forward(&self.header, &self.weights, ids),
-        }
+        self.forward_batch(&[ids]).swap_remove(0)
+    }
+
+    /// As [`Encoder::forward`] for several items, computed together on this thread.
+    fn forward_batch(&self, items: &[&[u32]]) -> Vec<Output> {
+        let refused: Vec<_> = items.iter().map(|ids| self.header.refuse(ids)).collect();
+        let accepted: Vec<_> = items.iter().zip(&refused).filter(|(_, reason)| reason.is_none()).map(|(ids, _)| *ids).collect();
+        let mut computed = self.engine.forward(&self.header, &self.weights, &accepted).into_iter();
+        let output = |reason: Option<FinishReason>| {
+            let not_computed = |reason| Some(Output::not_computed(reason, &self.header));
+            reason.map_or_else(|| computed.next(), not_computed).unwrap_or_else(|| unreachable!("an output for each accepted item"))
+        };
+        refused.into_iter().map(output).collect()
     }
 
     /// The outputs of many items, in their order, by `threads` threads. Keeps every item's final norm rows: for more than a few hundred
@@ -95,24 +105,26 @@ impl Encoder {
 
     /// As [`Encoder::embed_many`], with each output (and its index) reduced by `map` on the thread that computed it.
     ///
-    /// Threads take items one by one, so long ones do not hold up the rest; neither their number nor who takes what can change a bit.
+    /// Threads take a few items at a time and compute them together; neither how many nor who takes what can change a bit.
     pub fn embed_map<I, R, F>(&self, items: &[I], threads: NonZeroUsize, map: F) -> Vec<R>
     where
         I: AsRef<[u32]> + Sync,
         R: Send,
         F: Fn(usize, Output) -> R + Sync,
     {
+        let groups = groups(items, threads);
         let next = AtomicUsize::new(0);
         let take = || {
             let mut taken = Vec::new();
             loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(item) = items.get(at) else { return taken };
-                taken.push((at, map(at, self.forward(item.as_ref()))));
+                let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) else { return taken };
+                let ids: Vec<_> = items[group.clone()].iter().map(AsRef::as_ref).collect();
+                let outputs = self.forward_batch(&ids);
+                taken.extend(group.clone().zip(outputs).map(|(at, output)| (at, map(at, output))));
             }
         };
         let mut results = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..threads.get().min(items.len())).map(|_| scope.spawn(take)).collect();
+            let others: Vec<_> = (1..threads.get().min(groups.len())).map(|_| scope.spawn(take)).collect();
             let mut results = take();
             for other in others {
                 match other.join() {
@@ -125,4 +137,22 @@ impl Encoder {
         results.sort_unstable_by_key(|(at, _)| *at);
         results.into_iter().map(|(_, result)| result).collect()
     }
+}
+
+/// Items that are computed together, in order: about 128 positions, which is where more rows no longer make products faster, or fewer where
+/// threads would otherwise have nothing to do.
+fn groups<I: AsRef<[u32]>>(items: &[I], threads: NonZeroUsize) -> Vec<Range<usize>> {
+    const POSITIONS: usize = 128;
+    let total: usize = items.iter().map(|item| item.as_ref().len()).sum();
+    let enough = total.div_ceil(2 * threads.get()).clamp(1, POSITIONS);
+    let mut groups = Vec::new();
+    let (mut first, mut positions) = (0, 0);
+    for (at, item) in items.iter().enumerate() {
+        positions += item.as_ref().len();
+        if positions >= enough || at + 1 == items.len() {
+            groups.push(first..at + 1);
+            (first, positions) = (at + 1, 0);
+        }
+    }
+    groups
 }

@@ -1,6 +1,6 @@
 //! The forward pass by kernels: the same ops in the same order as [`reference::forward`](crate::reference::forward).
 
-use super::{Isa, Packed, bidirectional, gelu_erf, layer_norm, linear, to_operands};
+use super::{Isa, KvCache, Operands, Packed, Pool, Reach, Sequence, attend, gelu_erf, layer_norm, linear_into};
 use crate::{
     arith::clamp32,
     encoder::{EncoderWeights, LayerWeights, Output},
@@ -44,41 +44,68 @@ impl Engine {
         Self { isa, layers: weights.layers.iter().map(PackedLayer::new).collect() }
     }
 
-    /// The ids must have passed [`Header::refuse`].
-    pub(crate) fn forward(&self, header: &Header, weights: &EncoderWeights, ids: &[u32]) -> Output {
-        let dim = header.dim as usize;
-        let mut x = embed(weights, ids);
+    /// The outputs of items whose ids have passed [`Header::refuse`], computed together: their rows are one matrix, so that a product reads
+    /// its weights once for all of them.
+    pub(crate) fn forward(&self, header: &Header, weights: &EncoderWeights, items: &[&[u32]]) -> Vec<Output> {
+        let pool = Pool::single(self.isa);
+        let [dim, heads, kv_heads, head_dim] = [header.dim, header.heads, header.kv_heads, header.head_dim].map(|size| size as usize);
+        let mut x: Vec<i32> = items.iter().flat_map(|ids| embed(weights, ids)).collect();
+        let rows = x.len() / dim;
         layer_norm(self.isa, &mut x, header.epsilon, &weights.embedding_norm);
+        let mut caches: Vec<_> = items.iter().map(|ids| KvCache::new(kv_heads, head_dim, ids.len())).collect();
+        let mut operands = Operands::new(self.isa);
+        let [mut q, mut mixed] = [(); 2].map(|()| vec![0; rows * heads * head_dim]);
+        let [mut k, mut v] = [(); 2].map(|()| vec![0; rows * kv_heads * head_dim]);
+        let (mut y, mut inner) = (vec![0; rows * dim], vec![0; rows * header.ffn as usize]);
         for ((layer, packed), value_shifts) in weights.layers.iter().zip(&self.layers).zip(weights.value_shifts.iter_rows()) {
-            let attention = Attention {
-                heads: header.heads as usize,
-                kv_heads: header.kv_heads as usize,
-                head_dim: header.head_dim as usize,
-                score_scale: header.score_scale,
-                value_shifts,
-            };
-            let operands = to_operands(self.isa, &x, dim);
-            let [q, k, v] = [&packed.query, &packed.key, &packed.value].map(|matrix| linear(self.isa, matrix, &operands));
-            let mixed = bidirectional(self.isa, &attention, &q, &k, &v);
-            add(&mut x, &self.project(&packed.output, &mixed, attention.heads * attention.head_dim));
+            let attention = Attention { heads, kv_heads, head_dim, score_scale: header.score_scale, value_shifts };
+            operands.fill(&pool, &x, dim);
+            linear_into(&pool, &mut [(&packed.query, &mut q), (&packed.key, &mut k), (&packed.value, &mut v)], &operands);
+            attend(&pool, &attention, Reach::All, &self.fill(&mut caches, items, &attention, &k, &v), &q, &mut mixed);
+            operands.fill(&pool, &mixed, heads * head_dim);
+            linear_into(&pool, &mut [(&packed.output, &mut y)], &operands);
+            add(&mut x, &y);
             layer_norm(self.isa, &mut x, header.epsilon, &layer.attention_norm);
-            let mut inner = self.project(&packed.up, &x, dim);
+            operands.fill(&pool, &x, dim);
+            linear_into(&pool, &mut [(&packed.up, &mut inner)], &operands);
             gelu_erf(self.isa, &mut inner);
-            add(&mut x, &self.project(&packed.down, &inner, packed.up.rows()));
+            operands.fill(&pool, &inner, header.ffn as usize);
+            linear_into(&pool, &mut [(&packed.down, &mut y)], &operands);
+            add(&mut x, &y);
             layer_norm(self.isa, &mut x, header.epsilon, &layer.ffn_norm);
         }
-        let rows = TableI32::new(ids.len(), dim, x).unwrap_or_else(|error| unreachable!("{error}"));
-        let vector = if header.pooling == POOLING_FIRST {
-            reference::unit_length(&rows.row(0).unwrap_or_default().iter().map(|&x| i64::from(x)).collect::<Vec<_>>())
-        } else {
-            reference::unit_length(&reference::pool(&rows))
+        let mut rest = &x[..];
+        let output = |ids: &&[u32]| {
+            let (rows, others) = rest.split_at(ids.len() * dim);
+            rest = others;
+            finish(header, TableI32::new(ids.len(), dim, rows.to_vec()).unwrap_or_else(|error| unreachable!("{error}")))
         };
-        Output::computed(vector, rows)
+        items.iter().map(output).collect()
     }
 
-    fn project(&self, matrix: &Packed, rows: &[i32], cols: usize) -> Vec<i32> {
-        linear(self.isa, matrix, &to_operands(self.isa, rows, cols))
+    /// Each item's keys and values into its cache, and which rows of the batch read it.
+    fn fill<'a>(&self, caches: &'a mut [KvCache], items: &[&[u32]], attention: &Attention<'_>, k: &[i32], v: &[i32]) -> Vec<Sequence<'a>> {
+        let width = attention.kv_heads * attention.head_dim;
+        let mut end = 0;
+        let sequence = |(cache, ids): (&'a mut KvCache, &&[u32])| {
+            let rows = end..end + ids.len();
+            end = rows.end;
+            cache.truncate(0);
+            let elements = rows.start * width..rows.end * width;
+            cache.append(self.isa, &k[elements.clone()], &v[elements], attention.value_shifts);
+            Sequence { cache, rows, first: 0 }
+        };
+        caches.iter_mut().zip(items).map(sequence).collect()
     }
+}
+
+fn finish(header: &Header, rows: TableI32) -> Output {
+    let vector = if header.pooling == POOLING_FIRST {
+        reference::unit_length(&rows.row(0).unwrap_or_default().iter().map(|&x| i64::from(x)).collect::<Vec<_>>())
+    } else {
+        reference::unit_length(&reference::pool(&rows))
+    };
+    Output::computed(vector, rows)
 }
 
 fn embed(weights: &EncoderWeights, ids: &[u32]) -> Vec<i32> {
