@@ -108,7 +108,12 @@ impl Operands {
                 if let Some(form) = form {
                     // SAFETY: as above.
                     let digits = unsafe { digits.piece(2 * positions.start * stride..2 * positions.end * stride) };
-                    fill_digits(pool.isa(), form, rows, cols, shifts, digits);
+                    match pool.isa() {
+                        // SAFETY: a value of `Avx512` exists only on a machine that has the instructions.
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Avx512(_) => unsafe { avx512::fill_digits(rows, cols, shifts, digits) },
+                        _ => fill_digits(form, rows, cols, shifts, digits),
+                    }
                 } else {
                     // SAFETY: as above.
                     let elements = unsafe { elements.piece(positions.start * stride..positions.end * stride) };
@@ -219,7 +224,6 @@ pub fn to_operands(isa: Isa, rows: &[i32], cols: usize) -> Operands {
 }
 
 multiversion! { fn fill_elements(rows: &[i32], cols: usize, shifts: &mut [u32], elements: &mut [i16]) -> () = fill_elements_body }
-multiversion! { fn fill_digits(form: Digits, rows: &[i32], cols: usize, shifts: &mut [u32], digits: &mut [u8]) -> () = fill_digits_body }
 
 #[inline(always)]
 fn fill_elements_body(rows: &[i32], cols: usize, shifts: &mut [u32], elements: &mut [i16]) {
@@ -230,9 +234,8 @@ fn fill_elements_body(rows: &[i32], cols: usize, shifts: &mut [u32], elements: &
     }
 }
 
-/// One panel.
-#[inline(always)]
-fn fill_digits_body(form: Digits, rows: &[i32], cols: usize, shifts: &mut [u32], digits: &mut [u8]) {
+/// The digits of one panel.
+fn fill_digits(form: Digits, rows: &[i32], cols: usize, shifts: &mut [u32], digits: &mut [u8]) {
     /// Columns at a time: they stay in registers and in the first-level cache.
     const RUN: usize = 64;
     let (width, half) = (shifts.len(), digits.len() / 2);
@@ -285,6 +288,86 @@ pub(super) fn shift_or_clamp(row: &[i32], shift: u32, out: &mut [i16]) {
         #[expect(clippy::cast_possible_truncation, reason = "limited to 16 bits on the line before")]
         let narrow = rounded as i16;
         *slot = narrow;
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::{
+        __m128i, _mm_cvtsi32_si128, _mm_storeu_si128, _mm512_abs_epi32, _mm512_add_epi32, _mm512_and_si512, _mm512_cvtepi32_epi8,
+        _mm512_maskz_loadu_epi32, _mm512_max_epi32, _mm512_min_epi32, _mm512_or_si512, _mm512_reduce_or_epi32, _mm512_set1_epi32,
+        _mm512_setzero_si512, _mm512_sra_epi32, _mm512_srli_epi32,
+    };
+
+    use super::{QUAD, bit_length};
+
+    /// As the plain one, for unsigned digits.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn fill_digits(rows: &[i32], cols: usize, shifts: &mut [u32], digits: &mut [u8]) {
+        let (width, half) = (shifts.len(), digits.len() / 2);
+        let (highs, lows) = digits.split_at_mut(half);
+        for (position, (row, shift)) in rows.chunks_exact(cols).zip(shifts).enumerate() {
+            *shift = shift_of(row);
+            let step = Step::new(*shift);
+            let (highs, lows) = (highs.as_chunks_mut::<QUAD>().0, lows.as_chunks_mut::<QUAD>().0);
+            for (at, part) in row.chunks(4 * QUAD).enumerate() {
+                let [high, low] = step.digits(part);
+                let first = at * 4 * width + position;
+                for (slots, digits) in [(&mut *highs, high), (&mut *lows, low)] {
+                    let mut bytes = [[0; QUAD]; 4];
+                    // SAFETY: 16 bytes are writable; the store needs no alignment.
+                    unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), digits) };
+                    for (slot, bytes) in slots[first..].iter_mut().step_by(width).zip(bytes) {
+                        *slot = bytes;
+                    }
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    #[inline]
+    fn shift_of(row: &[i32]) -> u32 {
+        let mut bits = _mm512_setzero_si512();
+        for part in row.chunks(16) {
+            // SAFETY: only the elements of the slice are read.
+            bits = _mm512_or_si512(bits, _mm512_abs_epi32(unsafe { _mm512_maskz_loadu_epi32(first(part.len()), part.as_ptr()) }));
+        }
+        bit_length(u64::from(_mm512_reduce_or_epi32(bits).cast_unsigned())).saturating_sub(15)
+    }
+
+    /// `clamp16(rs(x, s))` of 16 elements at a time.
+    struct Step {
+        shift: __m128i,
+        before: __m128i,
+        carry: i32,
+    }
+
+    impl Step {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        #[inline]
+        fn new(shift: u32) -> Self {
+            // s <= 16.
+            let shift = shift.cast_signed();
+            Self { shift: _mm_cvtsi32_si128(shift), before: _mm_cvtsi32_si128(shift.max(1) - 1), carry: shift.min(1) }
+        }
+
+        /// High and low digits of q + 32768 for up to 16 elements; those of 0 beyond.
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        #[inline]
+        fn digits(&self, part: &[i32]) -> [__m128i; 2] {
+            // SAFETY: only the elements of the slice are read.
+            let x = unsafe { _mm512_maskz_loadu_epi32(first(part.len()), part.as_ptr()) };
+            let carry = _mm512_and_si512(_mm512_sra_epi32(x, self.before), _mm512_set1_epi32(self.carry));
+            let rounded = _mm512_add_epi32(_mm512_sra_epi32(x, self.shift), carry);
+            let q = _mm512_max_epi32(_mm512_min_epi32(rounded, _mm512_set1_epi32(0x7fff)), _mm512_set1_epi32(-0x7fff));
+            let raised = _mm512_add_epi32(q, _mm512_set1_epi32(0x8000));
+            [_mm512_cvtepi32_epi8(_mm512_srli_epi32::<8>(raised)), _mm512_cvtepi32_epi8(raised)]
+        }
+    }
+
+    const fn first(lanes: usize) -> u16 {
+        u16::MAX >> (16 - lanes)
     }
 }
 

@@ -6,11 +6,12 @@ use std::{
     arch::x86_64::{
         __m512i, _mm_loadl_epi64, _mm256_storeu_si256, _mm512_add_epi32, _mm512_add_epi64, _mm512_and_si512, _mm512_castsi256_si512,
         _mm512_castsi512_si256, _mm512_cvtepi32_epi16, _mm512_cvtepi32_epi64, _mm512_cvtepi64_epi32, _mm512_cvtepu8_epi64,
-        _mm512_dpwssd_epi32, _mm512_extracti64x4_epi64, _mm512_i32gather_epi32, _mm512_inserti64x4, _mm512_loadu_si512,
+        _mm512_dpwssd_epi32, _mm512_extracti64x4_epi64, _mm512_i32gather_epi64, _mm512_inserti64x4, _mm512_loadu_si512,
         _mm512_mask_max_epi64, _mm512_mask_storeu_epi64, _mm512_maskz_loadu_epi64, _mm512_maskz_mov_epi32, _mm512_min_epi64,
-        _mm512_mullo_epi32, _mm512_mullo_epi64, _mm512_reduce_add_epi64, _mm512_reduce_max_epi64, _mm512_set1_epi32, _mm512_set1_epi64,
-        _mm512_setzero_si512, _mm512_slli_epi64, _mm512_sllv_epi32, _mm512_sllv_epi64, _mm512_srav_epi64, _mm512_srli_epi32,
-        _mm512_srli_epi64, _mm512_srlv_epi32, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_sub_epi64,
+        _mm512_mullo_epi32, _mm512_mullo_epi64, _mm512_permutex2var_epi32, _mm512_reduce_add_epi64, _mm512_reduce_max_epi64,
+        _mm512_set1_epi32, _mm512_set1_epi64, _mm512_setr_epi32, _mm512_setzero_si512, _mm512_slli_epi64, _mm512_sllv_epi32,
+        _mm512_sllv_epi64, _mm512_srav_epi64, _mm512_srli_epi32, _mm512_srli_epi64, _mm512_srlv_epi32, _mm512_storeu_si512,
+        _mm512_sub_epi32, _mm512_sub_epi64,
     },
     ops::Range,
 };
@@ -117,12 +118,10 @@ pub(super) fn scale(scores: &mut [i64], key_shifts: &[u8], query_shift: u32, sco
     assert_eq!(scores.len(), key_shifts.len(), "a shift for each key");
     let (scale, base) = (_mm512_set1_epi64(i64::from(score_scale)), _mm512_set1_epi64(36 - i64::from(query_shift)));
     let mut max = _mm512_set1_epi64(i64::MIN);
-    for (scores, shifts) in scores.chunks_mut(8).zip(key_shifts.chunks(8)) {
+    let mut step = |scores: &mut [i64], shifts: &[u8; 8]| {
         let live = u8::MAX >> (8 - scores.len());
-        let mut eight = [0; 8];
-        eight[..shifts.len()].copy_from_slice(shifts);
-        // SAFETY: 8 bytes are readable at `eight`; of the scores only those of the slice are read.
-        let (shifts, dots) = unsafe { (_mm_loadl_epi64(eight.as_ptr().cast()), _mm512_maskz_loadu_epi64(live, scores.as_ptr())) };
+        // SAFETY: 8 shifts are readable; of the scores only those of the slice are read.
+        let (shifts, dots) = unsafe { (_mm_loadl_epi64(shifts.as_ptr().cast()), _mm512_maskz_loadu_epi64(live, scores.as_ptr())) };
         // 4 <= n <= 36.
         let n = _mm512_sub_epi64(base, _mm512_cvtepu8_epi64(shifts));
         let half = _mm512_srli_epi64::<1>(_mm512_sllv_epi64(_mm512_set1_epi64(1), n));
@@ -130,9 +129,30 @@ pub(super) fn scale(scores: &mut [i64], key_shifts: &[u8], query_shift: u32, sco
         max = _mm512_mask_max_epi64(max, live, max, score);
         // SAFETY: only the scores of the slice are written.
         unsafe { _mm512_mask_storeu_epi64(scores.as_mut_ptr(), live, score) };
+    };
+    let (scores, last_scores) = scores.as_chunks_mut::<8>();
+    let (shifts, last_shifts) = key_shifts.as_chunks::<8>();
+    for (scores, shifts) in scores.iter_mut().zip(shifts) {
+        step(scores, shifts);
+    }
+    if !last_scores.is_empty() {
+        let mut shifts = [0; 8];
+        shifts[..last_shifts.len()].copy_from_slice(last_shifts);
+        step(last_scores, &shifts);
     }
     _mm512_reduce_max_epi64(max)
 }
+
+/// Each entry of [`EXP2`] with what it is above the next one in the upper half: one look-up where two would be needed.
+static EXP2_STEPS: [u64; 256] = {
+    let mut steps = [0; 256];
+    let mut at = 0;
+    while at < 256 {
+        steps[at] = EXP2[at] as u64 | ((EXP2[at] - EXP2[at + 1]) as u64) << 32;
+        at += 1;
+    }
+    steps
+};
 
 /// The weights of a run of positions, of those that are live; 0 for the others. Returns the weights' sum.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -170,11 +190,13 @@ pub(super) fn weigh(scores: &[i64], live: &Range<usize>, max: i64, weights: &mut
 fn exp2_negative(z: __m512i) -> __m512i {
     let byte = _mm512_set1_epi32(255);
     let index = _mm512_and_si512(_mm512_srli_epi32::<8>(z), byte);
-    // SAFETY: the table has 257 entries, and an index is at most 255.
-    let (high, low) = unsafe {
-        (_mm512_i32gather_epi32::<4>(index, EXP2.as_ptr().cast()), _mm512_i32gather_epi32::<4>(index, EXP2.as_ptr().add(1).cast()))
-    };
-    let step = _mm512_mullo_epi32(_mm512_sub_epi32(high, low), _mm512_and_si512(z, byte));
+    // SAFETY: the table has 256 entries, and an index is at most 255.
+    let [first, second] = [_mm512_castsi512_si256(index), _mm512_extracti64x4_epi64::<1>(index)]
+        .map(|index| unsafe { _mm512_i32gather_epi64::<8>(index, EXP2_STEPS.as_ptr().cast()) });
+    let lower = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    let upper = _mm512_add_epi32(lower, _mm512_set1_epi32(1));
+    let high = _mm512_permutex2var_epi32(first, lower, second);
+    let step = _mm512_mullo_epi32(_mm512_permutex2var_epi32(first, upper, second), _mm512_and_si512(z, byte));
     let value = _mm512_sub_epi32(high, _mm512_srli_epi32::<8>(_mm512_add_epi32(step, _mm512_set1_epi32(128))));
     let shift = _mm512_add_epi32(_mm512_srli_epi32::<16>(z), _mm512_set1_epi32(6));
     let half = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_sub_epi32(shift, _mm512_set1_epi32(1)));

@@ -152,10 +152,15 @@ fn tile<const R: usize, const N: usize, const TWICE: bool>(job: &Job<'_>, block:
             });
         });
     }
-    for (n, position) in positions.enumerate() {
-        for r in 0..R {
+    let mut shifts = [0; N];
+    for (shift, position) in shifts.iter_mut().zip(positions.clone()) {
+        *shift = x.shift(position);
+    }
+    for r in 0..R {
+        let tail = Finish::new(view.tails, block + r);
+        for n in 0..N {
             let [even, odd] = &sums.0[n][r];
-            finish(job, block + r, position, [load(even), load(odd)], x.shift(position));
+            tail.write(job.results(block + r, positions.start + n), [load(even), load(odd)], shifts[n]);
         }
     }
 }
@@ -254,29 +259,43 @@ fn correction(tails: &[u8], block: usize) -> [__m512i; 2] {
     })
 }
 
-/// `clamp32(rs(sum, t - s) + bias)` for the 16 rows of a block.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-#[inline]
-fn finish(job: &Job<'_>, block: usize, position: usize, [even, odd]: [__m512i; 2], shift: u32) {
-    let tail = job.view.tails[block * TAIL_BYTES..][..TAIL_BYTES].as_ptr();
-    // SAFETY: the tail's 16 shifts and 16 biases are readable; the loads need no alignment.
-    let (shifts, biases) =
-        unsafe { (_mm512_cvtepu8_epi32(_mm_loadu_si128(tail.add(TAIL_SHIFTS).cast())), _mm512_loadu_si512(tail.add(TAIL_BIAS).cast())) };
-    let shift = _mm512_set1_epi64(i64::from(shift));
-    let round = |sums, shifts, biases| {
-        // 1 <= n <= 62.
-        let n = _mm512_sub_epi64(shifts, shift);
-        let half = _mm512_srli_epi64::<1>(_mm512_sllv_epi64(_mm512_set1_epi64(1), n));
-        let y = _mm512_add_epi64(_mm512_srav_epi64(_mm512_add_epi64(sums, half), n), biases);
-        _mm512_max_epi64(_mm512_min_epi64(y, _mm512_set1_epi64(MAX_I32)), _mm512_set1_epi64(-MAX_I32))
-    };
-    let low = _mm512_set1_epi64(0xffff_ffff);
-    let even = round(even, _mm512_and_si512(shifts, low), _mm512_srai_epi64::<32>(_mm512_slli_epi64::<32>(biases)));
-    let odd = round(odd, _mm512_srli_epi64::<32>(shifts), _mm512_srai_epi64::<32>(biases));
-    let rows = _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64::<32>(odd));
-    let out = job.results(block, position);
-    // SAFETY: as many int32 are written as the slice has, at most 16; the store needs no alignment.
-    unsafe { _mm512_mask_storeu_epi32(out.as_mut_ptr(), lanes(out.len()), rows) };
+/// What turns sums into results, for the even and the odd rows of a block: shifts and biases as int64.
+struct Finish {
+    shifts: [__m512i; 2],
+    biases: [__m512i; 2],
+}
+
+impl Finish {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    #[inline]
+    fn new(tails: &[u8], block: usize) -> Self {
+        let tail = tails[block * TAIL_BYTES..][..TAIL_BYTES].as_ptr();
+        // SAFETY: the tail's 16 shifts and 16 biases are readable; the loads need no alignment.
+        let (shifts, biases) = unsafe {
+            (_mm512_cvtepu8_epi32(_mm_loadu_si128(tail.add(TAIL_SHIFTS).cast())), _mm512_loadu_si512(tail.add(TAIL_BIAS).cast()))
+        };
+        Self {
+            shifts: [_mm512_and_si512(shifts, _mm512_set1_epi64(0xffff_ffff)), _mm512_srli_epi64::<32>(shifts)],
+            biases: [_mm512_srai_epi64::<32>(_mm512_slli_epi64::<32>(biases)), _mm512_srai_epi64::<32>(biases)],
+        }
+    }
+
+    /// `clamp32(rs(sum, t - s) + bias)` of the block's rows at one position.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    #[inline]
+    fn write(&self, out: &mut [i32], sums: [__m512i; 2], shift: u32) {
+        let shift = _mm512_set1_epi64(i64::from(shift));
+        let [even, odd] = std::array::from_fn(|half| {
+            // 1 <= n <= 62.
+            let n = _mm512_sub_epi64(self.shifts[half], shift);
+            let rounding = _mm512_srli_epi64::<1>(_mm512_sllv_epi64(_mm512_set1_epi64(1), n));
+            let y = _mm512_add_epi64(_mm512_srav_epi64(_mm512_add_epi64(sums[half], rounding), n), self.biases[half]);
+            _mm512_max_epi64(_mm512_min_epi64(y, _mm512_set1_epi64(MAX_I32)), _mm512_set1_epi64(-MAX_I32))
+        });
+        let rows = _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64::<32>(odd));
+        // SAFETY: as many int32 are written as the slice has, at most 16; the store needs no alignment.
+        unsafe { _mm512_mask_storeu_epi32(out.as_mut_ptr(), lanes(out.len()), rows) };
+    }
 }
 
 /// The first lanes of 16.
