@@ -108,19 +108,39 @@ impl Tile<'_> {
             let from = self.offset(self.queries.start + at);
             // SAFETY: each query of each sequence belongs to one tile, and no two sequences name a row.
             let out = unsafe { out.piece(from..from + head_dim) };
+            let mean = Mean::new(totals[at], shift);
             for (out, &sum) in out.iter_mut().zip(sums) {
-                *out = mean(sum, shift, totals[at]);
+                *out = mean.of(sum);
             }
         }
     }
 }
 
-/// `rdiv(sum << shift, total)`, in 64 bits where the numerator fits: total <= 2^39, so below 2^61 nothing overflows.
-fn mean(sum: i64, shift: u32, total: i64) -> i32 {
-    if sum.unsigned_abs() < 1 << (61 - shift) {
-        clamp32((2 * (sum << shift) + total).div_euclid(2 * total))
-    } else {
-        clamp32(i64::try_from(rdiv(i128::from(sum) << shift, i128::from(total))).unwrap_or(0))
+/// `rdiv(sum << shift, total)` for one total and many sums: a multiplication by the reciprocal, and the remainder decides.
+struct Mean {
+    total: i64,
+    shift: u32,
+    /// floor(2^63 / 2 · total), below 2^39.
+    reciprocal: i64,
+}
+
+impl Mean {
+    const fn new(total: i64, shift: u32) -> Self {
+        Self { total, shift, reciprocal: (1u64 << 63).div_euclid(2 * total.unsigned_abs()).cast_signed() }
+    }
+
+    /// With |sum << shift| < 2^61 and total <= 2^39, |2 · sum + total| < 2^63, so what the reciprocal lacks of 2^63 / 2 · total is worth less than
+    /// one, and the quotient ends at most one from its place.
+    #[inline(always)]
+    fn of(&self, sum: i64) -> i32 {
+        if sum.unsigned_abs() >= 1 << (61 - self.shift) {
+            return clamp32(i64::try_from(rdiv(i128::from(sum) << self.shift, i128::from(self.total))).unwrap_or(0));
+        }
+        let (numerator, divisor) = (2 * (sum << self.shift) + self.total, 2 * self.total);
+        #[expect(clippy::cast_possible_truncation, reason = "the quotient is the mean, below 2^32")]
+        let near = ((i128::from(numerator) * i128::from(self.reciprocal)) >> 63) as i64;
+        let rest = numerator.wrapping_sub(near.wrapping_mul(divisor));
+        clamp32(near.wrapping_add(i64::from(rest >= divisor)).wrapping_sub(i64::from(rest < 0)))
     }
 }
 
@@ -228,4 +248,34 @@ fn exp2_negative(z: i64) -> u32 {
     // At z = 26 · 2^16 the shift is out of range and the value is not used.
     let shift = whole.wrapping_add(6) & 31;
     if whole > 25 { 0 } else { value.wrapping_add(1 << (shift.wrapping_sub(1) & 31)) >> shift }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert_eq, prop_oneof, proptest};
+
+    use super::Mean;
+    use crate::arith::{clamp32, rdiv};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+        /// Totals and sums of every length, multiples and halves of the total, and the ends: 2^24 to 2^39, 2^54.
+        #[test]
+        fn mean_by_reciprocal_is_the_rounded_quotient(
+            total in (24..39u32, any::<u64>()).prop_map(|(bits, rest)| (1i64 << bits) + i64::try_from(rest & ((1 << bits) - 1)).expect("39 bits")),
+            (bits, rest, kind) in (0..55u32, any::<i64>(), 0..4u8), near in -2..=2i64,
+            shift in prop_oneof![0..=16u32, Just(16)],
+        ) {
+            let any_sum = rest >> (63 - bits);
+            let sum = match kind {
+                // A multiple of half of the total, and its neighbours.
+                0 => ((any_sum % 0x7fff) * total / 2 + near).clamp(-(1 << 54), 1 << 54),
+                1 => (1 << 54) * rest.signum() + near,
+                _ => any_sum,
+            };
+            let expected = clamp32(i64::try_from(rdiv(i128::from(sum) << shift, i128::from(total))).expect("64 bits"));
+            prop_assert_eq!(Mean::new(total, shift).of(sum), expected);
+        }
+    }
 }
