@@ -101,6 +101,15 @@ impl Content {
         Ok(id)
     }
 
+    /// Whether the whole file is here and every block is what its id says.
+    pub(crate) async fn holds(&self, id: ContentId) -> Result<bool> {
+        match self.embedded.get_to(id, u64::MAX, &mut tokio::io::sink()).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::NotFound { .. } | StoreError::Corrupt { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Gives pins up.
     pub(crate) async fn release(&self, id: ContentId) -> Result<()> {
         self.embedded.unpin(id).await?;

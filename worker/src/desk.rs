@@ -110,7 +110,12 @@ impl Desk {
     /// Whether work on a job still makes sense.
     fn is_wanted(&self, job: JobId) -> bool {
         let seen = self.watch.view().seen(job).0;
-        matches!(seen, Seen::Claimed { ours: true, deadline } if self.watch.now() <= deadline)
+        match seen {
+            Seen::Claimed { ours, deadline } => ours && self.watch.now() <= deadline,
+            // Computed once more, because the store lost what the receipt promises.
+            Seen::Submitted { ours, .. } | Seen::Challenged { ours } => ours,
+            _ => false,
+        }
     }
 }
 
@@ -261,6 +266,10 @@ impl Hands for Desk {
         } else {
             Err(Error::Content { job, what: "the output", fault: format!("it was stored as {id}") })
         }
+    }
+
+    async fn holds(&self, work: &Work) -> Result<bool> {
+        self.content.holds(work.output).await
     }
 
     fn sign(&self, job: JobId, work: &Work) -> SignedReceipt {

@@ -8,9 +8,11 @@
 //! |---|---|
 //! | claim, submit | one key, one nonce, one transaction: the sender's journal knows it |
 //! | fetch, compute | the same bits |
-//! | store, pin | the same content id |
+//! | store, pin | the same content id; read back before the receipt leaves and while it stands, and stored again where the disk lost it |
 //! | sign | the receipt is journalled with its signature before it is sent, and never made anew |
 //! | complete | the contract skips what is completed already |
+
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use quern_db::journal::Step;
@@ -28,6 +30,9 @@ pub(crate) const FACT_WORK: &str = "work";
 pub(crate) const FACT_RECEIPT: &str = "receipt";
 /// Times that a claim or submission may be refused or reverted, each for another reason, before a person is told.
 const MAX_ROUNDS: u32 = 4;
+
+/// How often a result that others may ask for is read back from the store.
+const READ_BACK_EVERY: Duration = Duration::from_secs(600);
 
 /// What was computed.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -114,6 +119,8 @@ pub(crate) trait Hands: Send + Sync {
     async fn compute(&self, job: JobId, spec: &JobSpec, items: Vec<Vec<u32>>) -> Result<Option<Output>>;
     /// Stores and pins the output.
     async fn store(&self, job: JobId, output: &Output) -> Result<()>;
+    /// Whether every block of the output is in the store and whole.
+    async fn holds(&self, work: &Work) -> Result<bool>;
     /// Makes and signs the receipt.
     fn sign(&self, job: JobId, work: &Work) -> SignedReceipt;
     /// Gives the content of a job that is over up.
@@ -127,6 +134,8 @@ struct Memory {
     output: Option<Output>,
     claim_round: u32,
     submit_round: u32,
+    /// When the stored output was last read back.
+    read_back: Option<Instant>,
 }
 
 /// Drives a job until nothing is left to do.
@@ -165,6 +174,19 @@ async fn once(hands: &dyn Hands, job: JobId, memory: &mut Memory) -> Result<bool
         has_receipt: entry.receipt.is_some(),
         has_output: memory.output.is_some(),
     };
+    if let Some(work) = entry.work.as_ref().filter(|_| is_asked_for(step, seen))
+        && memory.read_back.is_none_or(|last| last.elapsed() >= READ_BACK_EVERY)
+    {
+        match keep_whole(hands, job, spec, work).await {
+            Ok(()) => memory.read_back = Some(Instant::now()),
+            // A receipt that stands must still be completed; the next look at the store comes in its time.
+            Err(error) if error.severity() == Severity::Retry && !matches!(seen, Seen::Claimed { .. }) => {
+                tracing::error!(%job, error = error.chain(), "output.lost");
+                memory.read_back = Some(Instant::now());
+            }
+            Err(error) => return Err(error),
+        }
+    }
     match next(&situation) {
         Next::Advance(to, note) => hands.advance(job, step, to, note, None).await?,
         Next::Wait(until) => hands.pause(until).await?,
@@ -220,6 +242,34 @@ async fn once(hands: &dyn Hands, job: JobId, memory: &mut Memory) -> Result<bool
         }
     }
     Ok(false)
+}
+
+/// Whether others may ask for the output, now or as soon as the receipt stands.
+const fn is_asked_for(step: Step, seen: Seen) -> bool {
+    match seen {
+        Seen::Claimed { ours, .. } => ours && matches!(step, Step::Stored | Step::Signed | Step::Submitting),
+        Seen::Submitted { ours, .. } | Seen::Challenged { ours } => ours,
+        _ => false,
+    }
+}
+
+/// Reads the stored output back; where a block is lost or damaged, the same bits are computed and stored once more.
+async fn keep_whole(hands: &dyn Hands, job: JobId, spec: &JobSpec, work: &Work) -> Result<()> {
+    if hands.holds(work).await? {
+        return Ok(());
+    }
+    tracing::warn!(%job, cid = %work.output, "output.damaged");
+    let items = hands.fetch(job, spec).await?;
+    // `None`: the job was lost meanwhile, and nobody asks any more.
+    let Some(output) = hands.compute(job, spec, items).await? else { return Ok(()) };
+    if output.work.output != work.output {
+        return Err(Error::Content {
+            job,
+            what: "the output",
+            fault: format!("computed again it is {}, not {}", output.work.output, work.output),
+        });
+    }
+    hands.store(job, &output).await
 }
 
 async fn claim(hands: &dyn Hands, job: JobId, entry: &Entry, memory: &mut Memory) -> Result<()> {

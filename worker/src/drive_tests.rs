@@ -312,6 +312,11 @@ impl Hands for World {
         self.boundary()
     }
 
+    async fn holds(&self, _: &Work) -> Result<bool> {
+        self.boundary()?;
+        Ok(self.state().stored)
+    }
+
     fn sign(&self, job: JobId, work: &Work) -> SignedReceipt {
         let receipt = Receipt {
             job_id: job,
@@ -391,6 +396,22 @@ async fn job_is_paid_once_wherever_the_process_is_killed() {
         assert_eq!(check(&world), Step::Paid, "killed at boundary {fuse}");
         // Killed once, it computes at most twice: what was stored is not computed again.
         assert!(world.state().computed <= 2, "killed at boundary {fuse}");
+    }
+}
+
+#[tokio::test]
+async fn output_that_the_disk_lost_is_stored_again_before_the_receipt_leaves() {
+    for fuse in 0..40 {
+        let world = World::new(Vec::new());
+        world.state().fuse = Some(fuse);
+        let _ = drive(&world, job()).await;
+        if matches!(world.state().seen(), Seen::Submitted { .. }) {
+            break;
+        }
+        world.state().stored = false;
+        // The world's promise that an attested result can be fetched is looked at at every boundary.
+        live(&world, &[]).await;
+        assert_eq!(check(&world), Step::Paid, "killed at {fuse}");
     }
 }
 

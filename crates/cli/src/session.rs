@@ -15,7 +15,7 @@ use quern_client::{Actor, ClientError, Market, RunJournal};
 use quern_store::{
     ContentStore, EmbeddedConfig, EmbeddedStore, GatewayConfig, GatewayStore, KuboConfig, KuboReach, KuboStore, LayeredStore,
 };
-use quern_types::{Address, Amount, Bucket, Head};
+use quern_types::{Address, Amount, B256, Bucket, Head, keccak256};
 use serde_json::json;
 
 use crate::{
@@ -132,12 +132,48 @@ pub async fn acting(config: &Config) -> anyhow::Result<Actor> {
 /// # Errors
 /// The contract refuses it, and nothing was sent; it was interrupted or is not mined in time, and may still be mined.
 pub async fn act(context: &Context, actor: &Actor, action: &'static str, call: &Call) -> anyhow::Result<TxReceipt> {
+    let meaning = keccak256([call.to.as_slice(), &call.value_wei.to_be_bytes(), &call.calldata].concat());
+    match finish_interrupted(context, actor, action, meaning).await? {
+        Some(receipt) => Ok(receipt),
+        None => act_as(context, actor, action, meaning, call).await,
+    }
+}
+
+/// As [`act`], for a call whose bytes differ from run to run: `meaning` is what two runs for the same purpose have in common.
+///
+/// # Errors
+/// As [`act`].
+pub async fn act_as(context: &Context, actor: &Actor, action: &'static str, meaning: B256, call: &Call) -> anyhow::Result<TxReceipt> {
     // Every run of a command is an intention of its own: who says `deposit 5` twice means 10.
-    let key = format!("{action}/{:032x}", rand::random::<u128>());
+    let key = format!("{}{:032x}", prefix(action, meaning), rand::random::<u128>());
+    carry_out(context, actor, action, &key, call).await
+}
+
+/// Where an earlier run of the same command died before it saw its transaction mined: finishes that one. Who repeats a command because its first
+/// run was killed does not mean it twice.
+///
+/// # Errors
+/// As [`act`].
+pub async fn finish_interrupted(
+    context: &Context,
+    actor: &Actor,
+    action: &'static str,
+    meaning: B256,
+) -> anyhow::Result<Option<TxReceipt>> {
+    let Some((key, call)) = actor.interrupted(&prefix(action, meaning)).await? else { return Ok(None) };
+    context.out.note(&format!("an earlier run was interrupted while {action} was under way: this run finishes it, and does nothing twice"));
+    carry_out(context, actor, action, &key, &call).await.map(Some)
+}
+
+fn prefix(action: &str, meaning: B256) -> String {
+    format!("{action}/{meaning:x}/")
+}
+
+async fn carry_out(context: &Context, actor: &Actor, action: &'static str, key: &str, call: &Call) -> anyhow::Result<TxReceipt> {
     let acted = tokio::select! {
-        acted = actor.act(action, &key, call, Head::Latest) => acted,
+        acted = actor.act(action, key, call, Head::Latest) => acted,
         () = context.cancel.cancelled() => {
-            let remedy = "it may be mined yet: look at `quern wallet balance` or `quern provider status` before you repeat it";
+            let remedy = "it may be mined yet; repeat the command to finish it, nothing is done twice";
             return Err(Failure::new(format!("interrupted while {action} was under way"), remedy).with_exit(Exit::Interrupted).into());
         }
     };

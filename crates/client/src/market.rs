@@ -10,7 +10,7 @@ use quern_chain::{
     At, Client,
     deployment::Deployment,
     keys::Key,
-    sender::{Call, Journal as _, SendError, SenderConfig, TxReceipt, TxSender},
+    sender::{Call, IntentStatus, Journal as _, SendError, SenderConfig, TxReceipt, TxSender},
 };
 use quern_types::{Address, Amount, Head, JobId, JobSpec, ModelId, Receipt, U256};
 use serde::Serialize;
@@ -273,6 +273,18 @@ impl Actor {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// An intention with a key that begins so, which a run that died had written down and that is not known to be mined: its key and call.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub async fn interrupted(&self, prefix: &str) -> Result<Option<(String, Call)>, ClientError> {
+        let unfinished = self.journal.unfinished(self.account()).await.map_err(SendError::from).map_err(quern_chain::Error::from)?;
+        let open = unfinished.into_iter().map(|intent| (intent.status, intent.what));
+        let found =
+            open.filter(|(status, what)| *status == IntentStatus::Open && what.key.starts_with(prefix)).map(|(_, what)| what).next();
+        Ok(found.map(|what| (what.key, Call { to: what.to, calldata: what.calldata, value_wei: what.value_wei })))
     }
 
     /// The key itself, or, where its transaction was mined and reverted, the next one with a number that was not. Also looks whether other programs

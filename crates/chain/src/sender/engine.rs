@@ -428,7 +428,12 @@ impl TxSender {
         let Some(receipt) = self.find(intent).await? else {
             let passes = turn.foreign.entry(intent.nonce).or_default();
             *passes += 1;
-            warn!(key = intent.what.key, nonce = intent.nonce, passes = *passes, "tx.nonce_used_by_none_of_ours");
+            // The first times it only means that the node had the nonce before it had the receipt.
+            if *passes * 2 < self.config.foreign_after_passes {
+                debug!(key = intent.what.key, nonce = intent.nonce, passes = *passes, "tx.receipt_lags");
+            } else {
+                warn!(key = intent.what.key, nonce = intent.nonce, passes = *passes, "tx.nonce_used_by_none_of_ours");
+            }
             if *passes >= self.config.foreign_after_passes {
                 return Err(SendError::NonceTaken { account: intent.what.from, nonce: intent.nonce, key: intent.what.key.clone() }.into());
             }

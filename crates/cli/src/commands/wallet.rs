@@ -17,7 +17,7 @@ use crate::{
     args,
     failure::Failure,
     output,
-    session::{self, act, acting, in_tokens, receipt_json, receipt_text},
+    session::{self, act, act_as, acting, finish_interrupted, in_tokens, receipt_json, receipt_text},
 };
 
 /// Seconds for which a signed permit is good: it is sent at once.
@@ -93,7 +93,6 @@ pub async fn run(context: &Context, command: Command) -> anyhow::Result<()> {
         Command::Deposit { amount } => {
             let market = session::market(&context.config).await?;
             let key = session::signer(&context.config)?;
-            require_tokens(&market, key.address(), amount).await?;
             let actor = session::actor_of(&context.config, market, key.clone())?;
             let receipt = deposit(context, &actor, &key, amount).await?;
             done(context, &receipt, amount, actor.account(), "deposited")?;
@@ -107,10 +106,16 @@ pub async fn run(context: &Context, command: Command) -> anyhow::Result<()> {
         Command::Transfer { to, amount } => {
             let actor = acting(&context.config).await?;
             check_recipient(actor.market(), to)?;
-            require_tokens(actor.market(), actor.account(), amount).await?;
             let call = QuernToken::transferCall { to, value: amount.to_u256() };
             let call = Call::new(actor.market().deployment().contracts.quern_token.address, &call);
-            let receipt = act(context, &actor, "the transfer", &call).await?;
+            let meaning = keccak256(&call.calldata);
+            let receipt = match finish_interrupted(context, &actor, "the transfer", meaning).await? {
+                Some(receipt) => receipt,
+                None => {
+                    require_tokens(actor.market(), actor.account(), amount).await?;
+                    act_as(context, &actor, "the transfer", meaning, &call).await?
+                }
+            };
             done(context, &receipt, amount, to, "sent")?;
         }
     }
@@ -154,7 +159,14 @@ fn balance_text(address: Address, held: &Balances) -> String {
         row("token", held.token, "outside the Ledger"),
         vec!["gas".into(), coins(held.gas), "the chain's own coin".into()],
     ];
-    format!("{address}\n{}", output::table(&["", "tokens", ""], &rows).trim_start_matches('\n'))
+    let mut text = format!("{address}\n{}", output::table(&["", "tokens", ""], &rows).trim_start_matches('\n'));
+    if held.escrow > Amount::ZERO {
+        text.push_str("\nOf the escrow, `quern job list` shows what can be reclaimed now, and when the rest can.");
+    }
+    if held.unbonding > Amount::ZERO {
+        text.push_str("\n`quern provider withdraw` takes what has unbonded.");
+    }
+    text
 }
 
 /// Wei as whole coins; all 18 decimals.
@@ -196,16 +208,22 @@ async fn require_tokens(market: &Market, account: Address, amount: Amount) -> an
 /// One transaction with a permit where the token takes one; else an approval of exactly this amount, then the deposit.
 async fn deposit(context: &Context, actor: &Actor, key: &Key, amount: Amount) -> anyhow::Result<TxReceipt> {
     let (market, account) = (actor.market(), actor.account());
+    // A permit is signed anew in each run: account and amount are what the runs have in common.
+    let meaning = keccak256([account.as_slice(), &amount.to_u256().to_be_bytes::<32>()].concat());
+    if let Some(receipt) = finish_interrupted(context, actor, "the deposit", meaning).await? {
+        return Ok(receipt);
+    }
+    require_tokens(market, account, amount).await?;
     if market.allowance(account).await? < amount.to_u256() {
         match permit(market, key, amount).await? {
-            Some(call) => return act(context, actor, "the deposit", &call).await,
+            Some(call) => return act_as(context, actor, "the deposit", meaning, &call).await,
             None => {
                 let receipt = act(context, actor, "the approval", &market.approve(amount)).await?;
                 context.out.note(&format!("approved {}: {}", in_tokens(amount), receipt_text(&receipt)));
             }
         }
     }
-    act(context, actor, "the deposit", &market.deposit(account, amount)).await
+    act_as(context, actor, "the deposit", meaning, &market.deposit(account, amount)).await
 }
 
 /// The deposit with a signed permit (EIP-2612); `None` where the token knows none.
