@@ -13,13 +13,13 @@ use proptest::{
 use quern_exact::{
     bounds,
     decoder::{
-        Batch, Cache, Choose, Decoder, DecoderError, Departure, Event, Expected, Given, Model, OutputKey, PackedWeights, Rule, Run, Ticket,
-        Workspace,
+        Batch, Cache, Choose, Decoder, DecoderError, DecoderWeights, Departure, Event, Expected, Given, Model, OutputKey, PackedWeights,
+        Rule, Run, Ticket, Workspace,
     },
-    format::VectorI32,
+    format::{Q8Matrix, TableI32, VectorI32},
     header::{Header, NO_ID, flag},
     kernels::{Isa, Packed, Pool},
-    layout::{PackedTensor, TensorName, TensorRef},
+    layout::{PackedTensor, Tensor, TensorName, TensorRef, TensorShape, tensor_specs},
     reference,
     sample::{self, Generator},
 };
@@ -445,4 +445,82 @@ fn weights_packed_elsewhere_compute_the_same_and_are_checked_by_name() {
         swapped.swap(1, 4);
         assert_eq!(refused(swapped), "tensor rotary.cos is a matrix of 48 x 48 without bias, the header asks for an int32 table of 40 x 6");
     }
+}
+
+/// Every number at an end of its range: weights, mantissas, shifts, biases, gains, rotations, value shifts.
+fn extreme(header: &Header, weight: i8, shift: u8, end: i32, value_shift: i32) -> Model {
+    let mut sign = 1i8;
+    let tensors = tensor_specs(header).expect("supported").into_iter().map(|spec| match spec.shape {
+        TensorShape::Matrix { rows, cols, bias } => {
+            // Rows of either sign, or all saturate to one side.
+            let weights = (0..rows * cols).map(|at| if at / cols % 2 == 0 { weight } else { -weight }).collect::<Vec<_>>();
+            let mantissas = vec![u16::MAX; rows * cols.div_ceil(bounds::GROUP)];
+            sign = -sign;
+            let bias = bias.then(|| vec![if sign > 0 { end } else { i32::MIN }; rows]);
+            Tensor::Matrix(Q8Matrix::new(rows, cols, weights, mantissas, vec![shift; rows], bias).expect("legal"))
+        }
+        TensorShape::Table { rows, width } if spec.name == TensorName::ValueShifts => {
+            Tensor::Table(TableI32::new(rows, width, vec![value_shift; rows * width]).expect("sizes fit"))
+        }
+        TensorShape::Table { rows, width } => {
+            let data = (0..rows * width).map(|at| if at % 3 == 0 { end } else { i32::MIN }).collect();
+            Tensor::Table(TableI32::new(rows, width, data).expect("sizes fit"))
+        }
+        TensorShape::Vector { len } => Tensor::Vector(VectorI32::from(vec![end; len])),
+    });
+    let weights = DecoderWeights::from_tensors(header, tensors.collect::<Vec<_>>()).expect("they fit");
+    Model::new(header.clone(), weights).expect("they fit")
+}
+
+#[test]
+fn saturated_models_are_computed_alike_and_overflow_nowhere() {
+    let all = flag::GATED_FFN | flag::CAUSAL | flag::QKV_BIAS | flag::OUTPUT_BIAS | flag::QK_NORM | flag::TIED_HEAD;
+    for flags in [all, all & !flag::QK_NORM & !flag::TIED_HEAD] {
+        for activation in [1, 2, 3] {
+            for (weight, shift, end, value_shift) in
+                [(127, 17, i32::MAX, 16), (-127, 17, i32::MIN, 0), (127, 62, i32::MIN, 16), (0, 17, i32::MAX, 0), (127, 30, 1 << 14, 0)]
+            {
+                let header = Header {
+                    flags,
+                    activation,
+                    score_scale: bounds::SCORE_SCALE,
+                    epsilon: if weight > 0 { bounds::EPSILON } else { 0 },
+                    embedding_scale: bounds::EMBEDDING_SCALE,
+                    ..sample::small_decoder_header()
+                };
+                let model = extreme(&header, weight, shift, end, value_shift);
+                let ids = ids(&header, 1, 9);
+                let rule = Rule { temperature: u32::MAX, min_p: 1, ..sampled(3) };
+                let expected = plain(&model, &rule, &ids);
+                for isa in Isa::available() {
+                    assert_eq!(in_runs(&Decoder::new(&model, pool(isa, 2)), &rule, &ids, &[4, 1]), expected, "{isa:?}");
+                }
+            }
+        }
+    }
+}
+
+/// All logits equal: every choice is a draw among all ids, and greedily the first.
+#[test]
+fn equal_logits_choose_the_first_id_greedily_and_any_id_by_lot() {
+    let header = sample::small_decoder_header();
+    let model = extreme(&header, 0, 17, 1 << 14, 0);
+    let decoder = engine(&model);
+    let greedy = decoder.generate(&[5], &Rule::greedy(most(20), NONE), KEY).expect("memory");
+    assert_eq!(greedy.ids, [0; 20]);
+    let drawn = decoder.generate(&[5], &Rule { min_p: 65_536, ..sampled(30) }, KEY).expect("memory");
+    let distinct: std::collections::BTreeSet<_> = drawn.ids.iter().collect();
+    assert!(distinct.len() > 20, "30 draws among 100 ids gave {distinct:?}");
+}
+
+/// One sequence of 8,192 positions: prefilled in one way, in another, and the last ones decoded one by one.
+#[test]
+fn a_context_of_8192_positions_is_exact_however_it_is_cut() {
+    let header = Header { context: 8192, vocabulary: 300, layers: 1, ..sample::small_decoder_header() };
+    let model = sample::decoder(&header, 12).expect("a valid header");
+    let decoder = Decoder::new(&model, pool(Isa::detect(), 2));
+    let ids = ids(&header, 13, 8192);
+    let expected = in_runs(&decoder, &sampled(1), &ids, &[8192]);
+    assert_eq!(in_runs(&decoder, &sampled(1), &ids, &[8150, 1, 1, 40]), expected);
+    assert_eq!(in_runs(&decoder, &sampled(1), &ids, &[1000]), expected);
 }

@@ -82,17 +82,15 @@ impl Compute<'_> {
 
     /// Activation of the gate times up, into `gate`.
     pub(super) fn gate(&self, gate: &mut [i32], up: &[i32]) {
-        let width = self.header.ffn as usize;
-        kernels::each_piece(self.pool, gate, width, |first, rows| {
-            kernels::gate(self.pool.isa(), self.header.activation, rows, &up[first * width..first * width + rows.len()]);
+        kernels::each_piece(self.pool, gate, 1, |first, gate| {
+            kernels::gate(self.pool.isa(), self.header.activation, gate, &up[first..first + gate.len()]);
         });
     }
 
     /// Residual add, into `x`.
     pub(super) fn add(&self, x: &mut [i32], y: &[i32]) {
-        let width = self.header.dim as usize;
-        kernels::each_piece(self.pool, x, width, |first, rows| {
-            for (x, &y) in rows.iter_mut().zip(&y[first * width..]) {
+        kernels::each_piece(self.pool, x, 1, |first, x| {
+            for (x, &y) in x.iter_mut().zip(&y[first..]) {
                 *x = clamp32(i64::from(*x).wrapping_add(i64::from(y)));
             }
         });

@@ -56,6 +56,8 @@ fn silu(gate: &mut [i32], up: &[i32]) {
 #[inline(always)]
 fn finish(x: i32, positive: i64, up: i32) -> i32 {
     let p = if x < 0 { (1i64 << 30).wrapping_sub(positive) } else { positive };
+    #[expect(clippy::cast_possible_truncation, reason = "p is 0 to 2^30")]
+    let p = i64::from(p as i32);
     let activation = i64::from(clamp32(i64::from(x).wrapping_mul(p).wrapping_add(1 << 29) >> 30));
     clamp32(activation.wrapping_mul(i64::from(up)).wrapping_add(1 << 13) >> 14)
 }
@@ -74,27 +76,29 @@ fn exponential(magnitude: u32) -> u32 {
     if whole > 25 { 0 } else { value.wrapping_add(1 << (shift.wrapping_sub(1) & 31)) >> shift }
 }
 
-/// `rdiv(2^54, d)` for d = 2^24 + e, in [2^29, 2^30], without a division: Newton's iteration in 64 bits, which ends at most two from the
-/// quotient (a test tries every d), and then the remainder decides.
+/// `rdiv(2^54, d)` for d = 2^24 + e, in [2^29, 2^30], without a division: Newton's iteration, which ends at most two from the quotient (a
+/// test tries every d), and then the remainder decides. Every factor fits 32 bits, so that vectors of 32-bit products serve.
 ///
 /// x is 2^54 / d to within 2^-4 at first, 2^-8, 2^-16, 2^-30 after each turn.
 #[inline(always)]
 fn sigmoid(e: u32) -> i64 {
+    #[expect(clippy::cast_possible_truncation, reason = "the low half of what fits 32 bits")]
+    let product = |a: i64, b: i64| i64::from(a as i32).wrapping_mul(i64::from(b as i32));
     let d = i64::from(e.wrapping_add(1 << 24));
     // 2^54 / d is near (48 - 32 · d / 2^25) / 17 · 2^29 for 2^24 <= d <= 2^25.
-    let mut x = 1_515_870_810i64.wrapping_sub(d.wrapping_mul(1_010_580_540) >> 25);
+    let mut x = 1_515_870_810i64.wrapping_sub(product(d, 1_010_580_540) >> 25);
     for _ in 0..3 {
         // 2 - d · x in Q30, times x.
-        let two_less = (1i64 << 55).wrapping_sub(d.wrapping_mul(x)) >> 24;
-        x = x.wrapping_mul(two_less) >> 30;
+        let two_less = (1i64 << 55).wrapping_sub(product(d, x)) >> 24;
+        x = product(x, two_less) >> 30;
     }
     // floor((2^55 + d) / 2d): the greatest x with 2 · d · x <= 2^55 + d.
     let double = d.wrapping_mul(2);
-    let mut rest = (1i64 << 55).wrapping_add(d).wrapping_sub(double.wrapping_mul(x));
+    let mut rest = (1i64 << 55).wrapping_add(d).wrapping_sub(product(double, x));
     for _ in 0..2 {
         let (low, high) = (i64::from(rest < 0), i64::from(rest >= double));
         x = x.wrapping_add(high).wrapping_sub(low);
-        rest = rest.wrapping_add(double.wrapping_mul(low.wrapping_sub(high)));
+        rest = rest.wrapping_add(if low == 1 { double } else { 0 }).wrapping_sub(if high == 1 { double } else { 0 });
     }
     x
 }

@@ -5,9 +5,11 @@ use super::{Pool, slots::Slots};
 /// # Panics
 /// If `width` is 0.
 pub fn each_piece(pool: &Pool, rows: &mut [i32], width: usize, f: impl Fn(usize, &mut [i32]) + Sync) {
+    /// Less is not worth waking a thread for.
+    const LEAST: usize = 2048;
     let count = rows.len() / width;
-    // One row is not worth waking a thread; several pieces per thread level out what threads lose to others.
-    let pieces = if count == 1 { 1 } else { count.min(4 * pool.threads()) };
+    // Several pieces per thread level out what threads lose to others.
+    let pieces = count.min(rows.len() / LEAST).min(4 * pool.threads()).max(1);
     let slots = Slots::new(rows);
     pool.run(pieces, |piece| {
         let (first, end) = (count * piece / pieces, count * (piece + 1) / pieces);
