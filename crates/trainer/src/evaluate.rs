@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{D, Device, Tensor};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{Facts, Llama, Sample, TrainError, Vocabulary, model::Cache, vocabulary::END};
@@ -12,7 +13,23 @@ const LONGEST_ANSWER: usize = 96;
 /// Sentences decoded at once.
 const BATCH: usize = 32;
 
-/// A sentence with the model's answer.
+/// A sentence with its right answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// The sentence.
+    pub sentence: String,
+    /// The right answer, to the byte.
+    pub answer: String,
+}
+
+impl From<&Sample> for Question {
+    fn from(sample: &Sample) -> Self {
+        Self { sentence: sample.sentence.clone(), answer: sample.facts.answer() }
+    }
+}
+
+/// The model's answer to a sentence.
 #[derive(Clone, Debug)]
 pub struct Scored {
     /// The answer, as decoded.
@@ -26,7 +43,7 @@ pub struct Scored {
 /// How many answers are right.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// In the order of the samples.
+    /// In the order of the questions.
     pub scored: Vec<Scored>,
 }
 
@@ -48,18 +65,18 @@ impl Report {
 ///
 /// # Errors
 /// [`TrainError::Tokenizer`], [`TrainError::Tensor`].
-pub fn evaluate(model: &Llama, vocabulary: &Vocabulary, samples: &[Sample]) -> Result<Report, TrainError> {
+pub fn evaluate(model: &Llama, vocabulary: &Vocabulary, questions: &[Question]) -> Result<Report, TrainError> {
     // Sentences of one length go together: nothing needs filling up.
     let mut by_length: BTreeMap<usize, Vec<(usize, Vec<u32>)>> = BTreeMap::new();
-    for (index, sample) in samples.iter().enumerate() {
-        let prompt = vocabulary.prompt(&sample.sentence)?;
+    for (index, question) in questions.iter().enumerate() {
+        let prompt = vocabulary.prompt(&question.sentence)?;
         by_length.entry(prompt.len()).or_default().push((index, prompt));
     }
-    let mut scored: Vec<Option<Scored>> = vec![None; samples.len()];
+    let mut scored: Vec<Option<Scored>> = vec![None; questions.len()];
     for group in by_length.values().flat_map(|group| group.chunks(BATCH)) {
         let prompts: Vec<&[u32]> = group.iter().map(|(_, prompt)| prompt.as_slice()).collect();
         for ((index, _), ids) in group.iter().zip(decode(model, &prompts)?) {
-            scored[*index] = Some(score(&samples[*index].facts, vocabulary.text(&ids)?));
+            scored[*index] = Some(score(&questions[*index].answer, vocabulary.text(&ids)?));
         }
     }
     Ok(Report { scored: scored.into_iter().flatten().collect() })
@@ -91,10 +108,10 @@ fn decode(model: &Llama, prompts: &[&[u32]]) -> Result<Vec<Vec<u32>>, TrainError
     Ok(answers)
 }
 
-/// Compares an answer with the facts.
-fn score(facts: &Facts, answer: String) -> Scored {
+/// Compares an answer with the right one.
+fn score(right: &str, answer: String) -> Scored {
     let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
-    let (given, right) = (parse(&answer), parse(&facts.answer()));
-    let fields = Facts::FIELDS.map(|field| given.get(field).is_some() && given.get(field) == right.get(field));
-    Scored { exact: answer == facts.answer(), fields, answer }
+    let (given, wanted) = (parse(&answer), parse(right));
+    let fields = Facts::FIELDS.map(|field| given.get(field).is_some() && given.get(field) == wanted.get(field));
+    Scored { exact: answer == right, fields, answer }
 }

@@ -19,7 +19,7 @@ mod train;
 mod vocabulary;
 
 pub use error::TrainError;
-pub use evaluate::{Report, Scored, evaluate};
+pub use evaluate::{Question, Report, Scored, evaluate};
 pub use folder::{load, save};
 pub use generate::{Facts, Generator, Language, Sample, Split};
 pub use model::{Llama, Shape};

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use quern_trainer::{Facts, Generator, Pace, Settings, Shape, Split, evaluate, load, train};
+use quern_trainer::{Facts, Generator, Pace, Question, Report, Settings, Shape, Split, evaluate, load, train};
 
 /// Makes a small model that turns business sentences into JSON, and measures it.
 #[derive(Debug, Parser)]
@@ -49,20 +49,23 @@ enum Command {
         #[arg(long)]
         stop_after: Option<usize>,
     },
-    /// Measures a folder's model on held-out sentences, in floats and by greedy decoding.
+    /// Measures a folder's model on held-out sentences, and on some written by hand, in floats and by greedy decoding.
     Eval {
         /// The folder.
         model: PathBuf,
         /// Seed of the data.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Number of sentences.
+        /// Number of held-out sentences.
         #[arg(long, default_value_t = 2000)]
         count: u64,
-        /// Where to write the sentences with right and given answers, as JSON Lines.
+        /// Measure on these instead: JSON Lines of {"sentence":…,"answer":…}.
+        #[arg(long)]
+        questions: Option<PathBuf>,
+        /// Where to write the sentences with their right answers, as JSON Lines.
         #[arg(long)]
         out: Option<PathBuf>,
-        /// How many wrong answers to print.
+        /// How many wrong answers of each set to print.
         #[arg(long, default_value_t = 0)]
         errors: usize,
     },
@@ -91,44 +94,60 @@ fn main() -> Result<()> {
             train(&settings, &out, pace)?;
             Ok(())
         }
-        Command::Eval { model, seed, count, out, errors } => measure(&model, seed, count, out, errors),
-        Command::Data { seed, count, held_out } => {
-            let generator = Generator::new(seed, if held_out { Split::HeldOut } else { Split::Train })?;
-            for index in 0..count {
-                let sample = generator.sample(index)?;
-                let line = serde_json::json!({ "sentence": sample.sentence, "answer": sample.facts.answer() });
-                writeln!(stdout(), "{line}")?;
+        Command::Eval { model, seed, count, questions, out, errors } => {
+            let (model, vocabulary) = load(&model)?;
+            let (name, held_out) = match questions {
+                Some(path) => {
+                    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                    (path.display().to_string(), parse(&text).with_context(|| format!("{} is not valid", path.display()))?)
+                }
+                None => ("held out".to_owned(), sentences(seed, Split::HeldOut, count)?),
+            };
+            if let Some(path) = out {
+                let mut file = BufWriter::new(File::create(&path).with_context(|| format!("cannot write {}", path.display()))?);
+                print_lines(&mut file, &held_out)?;
             }
-            Ok(())
+            print_report(&name, &held_out, &evaluate(&model, &vocabulary, &held_out)?, errors)?;
+            let by_hand = parse(BY_HAND)?;
+            print_report("by hand", &by_hand, &evaluate(&model, &vocabulary, &by_hand)?, errors)
+        }
+        Command::Data { seed, count, held_out } => {
+            print_lines(&mut stdout().lock(), &sentences(seed, if held_out { Split::HeldOut } else { Split::Train }, count)?)
         }
     }
 }
 
-fn measure(folder: &std::path::Path, seed: u64, count: u64, out: Option<PathBuf>, errors: usize) -> Result<()> {
-    let (model, vocabulary) = load(folder)?;
-    let generator = Generator::new(seed, Split::HeldOut)?;
-    let samples = (0..count).map(|index| generator.sample(index)).collect::<Result<Vec<_>, _>>()?;
-    let report = evaluate(&model, &vocabulary, &samples)?;
+/// Sentences that no template made.
+const BY_HAND: &str = include_str!("../data/by_hand.jsonl");
+
+fn sentences(seed: u64, split: Split, count: u64) -> Result<Vec<Question>> {
+    let generator = Generator::new(seed, split)?;
+    (0..count).map(|index| Ok(Question::from(&generator.sample(index)?))).collect()
+}
+
+fn parse(lines: &str) -> Result<Vec<Question>> {
+    lines.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+fn print_lines(out: &mut impl Write, questions: &[Question]) -> Result<()> {
+    for question in questions {
+        writeln!(out, "{}", serde_json::to_string(question)?)?;
+    }
+    Ok(out.flush()?)
+}
+
+fn print_report(name: &str, questions: &[Question], report: &Report, errors: usize) -> Result<()> {
     let mut screen = stdout().lock();
+    let count = questions.len();
+    writeln!(screen, "{name}, {count} sentences")?;
     #[allow(clippy::cast_precision_loss, reason = "for people")]
-    let mut row =
-        |name: &str, right: usize| writeln!(screen, "{name:<9} {right:>6} of {count}  {:>6.2} %", 100.0 * right as f64 / count as f64);
+    let mut row = |name: &str, right: usize| writeln!(screen, "  {name:<9}{right:>6}{:>8.2} %", 100.0 * right as f64 / count as f64);
     row("exact", report.exact())?;
     for (place, field) in Facts::FIELDS.iter().enumerate() {
         row(field, report.field(place))?;
     }
-    for (sample, scored) in samples.iter().zip(&report.scored).filter(|(_, scored)| !scored.exact).take(errors) {
-        writeln!(screen, "\n{}\n  right {}\n  given {}", sample.sentence, sample.facts.answer(), scored.answer)?;
+    for (question, scored) in questions.iter().zip(&report.scored).filter(|(_, scored)| !scored.exact).take(errors) {
+        writeln!(screen, "\n  {}\n    right {}\n    given {}", question.sentence, question.answer, scored.answer)?;
     }
-    if let Some(path) = out {
-        let mut file = BufWriter::new(File::create(&path).with_context(|| format!("cannot write {}", path.display()))?);
-        for (sample, scored) in samples.iter().zip(&report.scored) {
-            let line = serde_json::json!({
-                "sentence": sample.sentence, "language": sample.language, "answer": sample.facts.answer(), "given": scored.answer, "exact": scored.exact,
-            });
-            writeln!(file, "{line}")?;
-        }
-        file.flush()?;
-    }
-    Ok(())
+    Ok(writeln!(screen)?)
 }

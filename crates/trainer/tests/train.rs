@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use quern_trainer::{Generator, Pace, Sample, Settings, Shape, Split, TrainError, evaluate, load, train};
+use quern_trainer::{Generator, Pace, Question, Settings, Shape, Split, TrainError, evaluate, load, train};
 
 fn settings(steps: usize) -> Settings {
     let shape = Shape { vocab_size: 400, hidden_size: 32, intermediate_size: 48, num_hidden_layers: 2, ..Shape::shipped() };
@@ -54,8 +54,9 @@ fn the_loss_falls_and_the_folder_gives_the_model_back() {
     let loss = train(&settings(40), folder.path(), pace(2, None)).unwrap().unwrap();
     assert!(loss < 0.8 * 400_f64.ln(), "{loss} nats per token");
     let (model, vocabulary) = load(folder.path()).unwrap();
-    let samples: Vec<Sample> = (0..20).map(|index| Generator::new(1, Split::HeldOut).unwrap().sample(index).unwrap()).collect();
-    let report = evaluate(&model, &vocabulary, &samples).unwrap();
+    let generator = Generator::new(1, Split::HeldOut).unwrap();
+    let questions: Vec<Question> = (0..20).map(|index| (&generator.sample(index).unwrap()).into()).collect();
+    let report = evaluate(&model, &vocabulary, &questions).unwrap();
     assert_eq!(report.scored.len(), 20);
     assert!(report.exact() < 20, "forty steps do not make a model");
     for name in ["config.json", "generation_config.json", "tokenizer_config.json"] {

@@ -8,7 +8,7 @@
 //! - `currency`: the ISO 4217 code; `$` alone is USD, `kr` and crowns are SEK, francs are CHF;
 //! - `date`: YYYY-MM-DD of the deed, not of a deadline. Numeric dates have the day before the month, except in ISO 8601.
 //!
-//! **Held out.** Every word that makes a name a name (given name, surname, company root, invented word, acronym; sectors and legal forms are
+//! **Held out.** Every word that makes a name a name (given name, surname, company root, blend, invented word, acronym; sectors and legal forms are
 //! shared) is a training word or a held-out word by its hash (one in eight is held out), and so is every combination of template, amount form
 //! and date form (one in five). A held-out sentence has only held-out names and a held-out combination; a training sentence has none of either.
 

@@ -39,40 +39,72 @@ impl Names {
         if rng.random_ratio(3, 10) { self.person(rng) } else { self.company(rng) }
     }
 
-    /// Given name and surname.
+    /// Given name and surname, as a rule.
     pub(crate) fn person(&self, rng: &mut ChaCha8Rng) -> String {
-        format!("{} {}", pick(&self.given, rng), self.surname(rng))
+        let (given, surname) = (self.given(rng), self.surname(rng));
+        match rng.random_range(0..16) {
+            0 => given,
+            1 => format!("{given} {} {surname}", self.given(rng)),
+            2 => format!("{given} {surname}-{}", self.surname(rng)),
+            _ => format!("{given} {surname}"),
+        }
     }
 
     fn company(&self, rng: &mut ChaCha8Rng) -> String {
         let (sector, legal) = (pick(&self.sectors, rng), pick(&self.legal, rng));
-        match rng.random_range(0..14) {
+        match rng.random_range(0..20) {
             0..3 => format!("{} {legal}", self.root(rng)),
             3..6 => format!("{} {sector}", self.root(rng)),
             6..8 => format!("{} {sector} {legal}", self.root(rng)),
             8..10 => self.root(rng),
             10 => format!("{} & {}", self.surname(rng), self.surname(rng)),
-            11 => format!(
-                "{} {}",
-                self.surname(rng),
-                ["& Sons", "& Söhne", "& Partner", "and Partners", "Brothers", "& Co."].choose(rng).unwrap_or(&"")
-            ),
+            11 => {
+                const KIN: &[&str] = &["& Sons", "& Söhne", "& Partner", "and Partners", "Brothers", "& Co."];
+                format!("{} {}", self.surname(rng), pick(KIN, rng))
+            }
             12 => format!("{} {}", self.acronym(rng), if rng.random() { sector } else { legal }),
-            _ => format!("{} {} {legal}", self.root(rng), self.root(rng)),
+            13 => format!("{} {} {legal}", self.root(rng), self.root(rng)),
+            14..16 => format!("{} {}", self.root(rng), self.root(rng)),
+            16 => format!("{} {} {sector}", self.root(rng), self.root(rng)),
+            17 => format!("{} {} {}", self.root(rng), self.root(rng), self.root(rng)),
+            18 => format!("{sector} {}", self.surname(rng)),
+            _ => format!("{} {sector} {legal}", self.person(rng)),
         }
     }
 
+    fn given(&self, rng: &mut ChaCha8Rng) -> String {
+        if rng.random_ratio(1, 3) { self.blended(&self.given, rng) } else { pick(&self.given, rng).to_owned() }
+    }
+
     fn surname(&self, rng: &mut ChaCha8Rng) -> String {
-        if rng.random_ratio(1, 3) { self.invented(rng) } else { pick(&self.surnames, rng).to_owned() }
+        match rng.random_range(0..5) {
+            0 => self.invented(rng),
+            1 | 2 => self.blended(&self.surnames, rng),
+            _ => pick(&self.surnames, rng).to_owned(),
+        }
     }
 
     fn root(&self, rng: &mut ChaCha8Rng) -> String {
-        if rng.random_ratio(1, 2) { self.invented(rng) } else { pick(&self.roots, rng).to_owned() }
+        match rng.random_range(0..5) {
+            0 => self.invented(rng),
+            1 => self.blended(&self.roots, rng),
+            2 => self.blended(&self.surnames, rng),
+            _ => pick(&self.roots, rng).to_owned(),
+        }
     }
 
     /// Two to four capital letters.
     fn acronym(&self, rng: &mut ChaCha8Rng) -> String {
         self.until_ours(rng, |rng| (0..rng.random_range(2..5)).map(|_| rng.random_range('A'..='Z')).collect())
+    }
+
+    /// The beginning of one word and the end of another.
+    fn blended(&self, list: &[&'static str], rng: &mut ChaCha8Rng) -> String {
+        self.until_ours(rng, |rng| {
+            let (first, last): (Vec<char>, Vec<char>) = (pick(list, rng).chars().collect(), pick(list, rng).chars().collect());
+            let (keep, skip) = (rng.random_range(2..6).min(first.len()), last.len().saturating_sub(rng.random_range(2..6)));
+            first[..keep].iter().chain(&last[skip..]).collect::<String>().to_lowercase()
+        })
     }
 
     /// A word of two syllables or three that no list has.
@@ -84,19 +116,14 @@ impl Names {
         const VOWELS: &[&str] = &["a", "e", "i", "o", "u", "a", "e", "i", "o", "au", "ei", "ie", "ä", "ö", "ü", "é", "y"];
         const CODAS: &[&str] = &["", "", "", "n", "r", "l", "s", "x", "t", "m", "ck", "nd", "rt", "ng", "ll", "ss"];
         self.until_ours(rng, |rng| {
-            let mut word = String::new();
-            for _ in 0..[2, 2, 2, 3][rng.random_range(0..4)] {
-                for list in [ONSETS, VOWELS, CODAS] {
-                    word += list.choose(rng).unwrap_or(&"");
-                }
-            }
-            capitalised(&word)
+            let syllables = [2, 2, 2, 3][rng.random_range(0..4)];
+            (0..syllables).flat_map(|_| [ONSETS, VOWELS, CODAS]).map(|list| pick(list, rng)).collect()
         })
     }
 
     fn until_ours(&self, rng: &mut ChaCha8Rng, make: impl Fn(&mut ChaCha8Rng) -> String) -> String {
         loop {
-            let word = make(rng);
+            let word = capitalised(&make(rng));
             if name_split(&word) == self.split {
                 return word;
             }
