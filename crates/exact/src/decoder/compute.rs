@@ -1,8 +1,9 @@
 //! The only calls of this module into the kernels, one per op: what a faster kernel replaces.
 
-use super::{HeadNorms, Rotary, packed::PackedLayer};
+use super::Rotary;
 use crate::{
     arith::clamp32,
+    format::VectorI32,
     header::Header,
     kernels::{self, Operands, Packed, Pool, Reach, Sequence},
     reference::{self, Attention},
@@ -44,27 +45,22 @@ impl Compute<'_> {
         kernels::linear_into(self.pool, &mut products, operands);
     }
 
-    /// Norms of the heads, where the layer has them, and rotations. `positions` has one element per row.
-    pub(super) fn turn(&self, layer: &PackedLayer, rotary: Option<&Rotary>, positions: &[u32], q: &mut [i32], k: &mut [i32]) {
+    /// Norm of each head, where the layer has one, and rotation. `positions` has one element per row of `heads` heads.
+    pub(super) fn turn(&self, rows: &mut [i32], heads: u32, gain: Option<&VectorI32>, rotary: Option<&Rotary>, positions: &[u32]) {
         let head_dim = self.header.head_dim as usize;
         let epsilon = reference::head_epsilon(self.header.epsilon, self.header.head_dim, self.header.dim);
-        let norms = layer.head_norms.as_ref();
-        let both: [(&mut [i32], u32, fn(&HeadNorms) -> &[i32]); 2] =
-            [(q, self.header.heads, |norms| norms.query.as_slice()), (k, self.header.kv_heads, |norms| norms.key.as_slice())];
-        for (rows, heads, gain) in both {
-            let width = heads as usize * head_dim;
-            kernels::each_piece(self.pool, rows, width, |first, rows| {
-                if let Some(norms) = norms {
-                    kernels::rms_norm(self.pool.isa(), rows, epsilon, gain(norms));
+        let width = heads as usize * head_dim;
+        kernels::each_piece(self.pool, rows, width, |first, rows| {
+            if let Some(gain) = gain {
+                kernels::rms_norm(self.pool.isa(), rows, epsilon, gain.as_slice());
+            }
+            let Some(rotary) = rotary else { return };
+            for (row, &position) in rows.chunks_exact_mut(width).zip(&positions[first..]) {
+                if let Some((cos, sin)) = rotary.cos.row(position as usize).zip(rotary.sin.row(position as usize)) {
+                    kernels::rotate(self.pool.isa(), row, head_dim, cos, sin);
                 }
-                let Some(rotary) = rotary else { return };
-                for (row, &position) in rows.chunks_exact_mut(width).zip(&positions[first..]) {
-                    if let Some((cos, sin)) = rotary.cos.row(position as usize).zip(rotary.sin.row(position as usize)) {
-                        kernels::rotate(self.pool.isa(), row, head_dim, cos, sin);
-                    }
-                }
-            });
-        }
+            }
+        });
     }
 
     /// Causal attention of the sequences' rows to their caches.

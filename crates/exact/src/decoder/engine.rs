@@ -155,7 +155,9 @@ impl Decoder {
             compute.norm(&mut work.normed, header.epsilon, layer.attention_gain.as_slice());
             let qkv = [(&layer.query, &mut work.q), (&layer.key, &mut work.k), (&layer.value, &mut work.v)];
             compute.products(&mut work.operands, &work.normed, qkv);
-            compute.turn(layer, weights.rotary.as_ref(), &work.positions, &mut work.q, &mut work.k);
+            let (norms, rotary) = (layer.head_norms.as_ref(), weights.rotary.as_ref());
+            compute.turn(&mut work.q, header.heads, norms.map(|norms| &norms.query), rotary, &work.positions);
+            compute.turn(&mut work.k, header.kv_heads, norms.map(|norms| &norms.key), rotary, &work.positions);
             let mut first = 0;
             for run in runs.iter_mut() {
                 let rows = first * kv_width..(first + run.ids.len()) * kv_width;

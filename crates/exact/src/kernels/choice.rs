@@ -119,9 +119,8 @@ fn blocks(isa: Isa, message: &[u64; 25], first: u32) -> [u32; IDS] {
     for (states, &word) in states.iter_mut().zip(message) {
         *states = [word; STATES];
     }
-    for state in 0..STATES {
-        #[expect(clippy::cast_possible_truncation, reason = "0 to 7")]
-        let [a, b, c, d] = first.wrapping_add(state as u32).to_be_bytes().map(u64::from);
+    for (block, state) in (first..).zip(0..STATES) {
+        let [a, b, c, d] = block.to_be_bytes().map(u64::from);
         // Bytes 45 to 48 of the message.
         states[5][state] |= a << 40 | b << 48 | c << 56;
         states[6][state] |= d;
@@ -149,7 +148,7 @@ mod tests {
     #[test]
     fn eight_hashes_at_once_are_eight_sampling_blocks() {
         let seed: [u8; 32] = std::array::from_fn(|at| u8::try_from(at * 5 + 1).unwrap_or(0));
-        for (at, first) in [0u32, 8, 248, 256, 65_536, (1 << 21) - 8, u32::MAX - 7].into_iter().enumerate() {
+        for (at, first) in [0u32, 8, 248, 256, 65_536, (1 << 21) - 8, u32::MAX - 15].into_iter().enumerate() {
             let number = u32::try_from(at).unwrap_or(0).wrapping_mul(0x3456_789b);
             let draw = Draw { temperature: 1, min_p: 0, seed: &seed, item: number, sample: !number, position: number >> 3 };
             for isa in Isa::available() {
