@@ -7,7 +7,7 @@ use quern_exact::{
     decoder::DecoderWeights,
     encoder::{Encoder, EncoderWeights},
     format::{FormatError, Q8Matrix, TableI32, VectorI32, Weights},
-    header::{self, Header, HeaderError},
+    header::{self, Header, HeaderError, flag},
     layout::{Tensor, TensorName, TensorRef, WeightsError, tensor_specs},
     sample,
 };
@@ -219,6 +219,34 @@ fn weights_list_their_tensors_in_the_order_of_the_specification() {
     assert_eq!(text[14..16], ["layers.0.ffn_norm.bias", "layers.1.query"]);
     assert_eq!(text.last().map(String::as_str), Some("value_shifts"));
     assert_eq!(EncoderWeights::from_tensors(&header, owned(&weights)), Ok(weights));
+}
+
+#[test]
+fn decoder_weights_list_their_tensors_in_the_order_of_the_specification() {
+    let base = sample::small_decoder_header();
+    let all = Header { flags: base.flags | flag::QK_NORM | flag::TIED_HEAD | flag::QKV_BIAS, rotary_dims: 0, ..base.clone() };
+    for header in [&base, &all] {
+        let weights = sample::decoder_weights(header, 1).expect("a valid header");
+        let specs = tensor_specs(header).expect("supported");
+        let names: Vec<TensorName> = weights.tensors().map(|(name, _)| name).collect();
+        assert_eq!(names, specs.iter().map(|spec| spec.name).collect::<Vec<_>>());
+        let tensors = weights.tensors().map(|(_, tensor)| match tensor {
+            TensorRef::Matrix(matrix) => Tensor::Matrix(matrix.clone()),
+            TensorRef::Table(table) => Tensor::Table(table.clone()),
+            TensorRef::Vector(vector) => Tensor::Vector(vector.clone()),
+        });
+        assert_eq!(DecoderWeights::from_tensors(header, tensors.collect::<Vec<_>>()), Ok(weights));
+    }
+    let names = |header: &Header| tensor_specs(header).expect("supported").iter().map(|spec| spec.name.to_string()).collect::<Vec<_>>();
+    let layer = |tensors: &[&str]| tensors.iter().map(|tensor| format!("layers.1.{tensor}")).collect::<Vec<_>>();
+    let plain = names(&base);
+    assert_eq!(plain[..4], ["words", "rotary.cos", "rotary.sin", "layers.0.attention_norm.gain"]);
+    assert_eq!(plain[12..21], layer(&["attention_norm.gain", "query", "key", "value", "output", "ffn_norm.gain", "gate", "up", "down"]));
+    assert_eq!(plain[21..], ["final_norm.gain", "head", "value_shifts"]);
+    let plain = names(&all);
+    assert_eq!(plain[..2], ["words", "layers.0.attention_norm.gain"]);
+    assert_eq!(plain[12..18], layer(&["attention_norm.gain", "query", "key", "value", "query_norm.gain", "key_norm.gain"]));
+    assert_eq!(plain[23..], ["final_norm.gain", "value_shifts"]);
 }
 
 #[test]
