@@ -524,3 +524,22 @@ fn a_context_of_8192_positions_is_exact_however_it_is_cut() {
     assert_eq!(in_runs(&decoder, &sampled(1), &ids, &[8150, 1, 1, 40]), expected);
     assert_eq!(in_runs(&decoder, &sampled(1), &ids, &[1000]), expected);
 }
+
+/// A worker moves a batch to its own thread, and several threads may share a decoder.
+#[test]
+fn decoders_are_shared_and_batches_are_sent_between_threads() {
+    const fn shared<T: Send + Sync>() {}
+    const fn sent<T: Send>() {}
+    (shared::<Decoder>(), shared::<Model>(), shared::<PackedWeights>(), sent::<Batch>(), sent::<Cache>(), sent::<Workspace>());
+
+    let model = sample::decoder(&sample::small_decoder_header(), 14).expect("a valid header");
+    let decoder = Decoder::new(&model, pool(Isa::detect(), 2));
+    let item = ids(decoder.header(), 15, 6);
+    let generate = || decoder.generate(&item, &sampled(12), KEY).expect("memory");
+    let alone = generate();
+    let together = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(generate)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect::<Vec<_>>()
+    });
+    assert!(together.iter().all(|generated| *generated == alone));
+}

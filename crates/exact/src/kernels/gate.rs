@@ -58,7 +58,8 @@ fn finish(x: i32, positive: i64, up: i32) -> i32 {
     let p = if x < 0 { (1i64 << 30).wrapping_sub(positive) } else { positive };
     #[expect(clippy::cast_possible_truncation, reason = "p is 0 to 2^30")]
     let p = i64::from(p as i32);
-    let activation = i64::from(clamp32(i64::from(x).wrapping_mul(p).wrapping_add(1 << 29) >> 30));
+    // No greater than x, so there is nothing to clamp.
+    let activation = i64::from(x).wrapping_mul(p).wrapping_add(1 << 29) >> 30;
     clamp32(activation.wrapping_mul(i64::from(up)).wrapping_add(1 << 13) >> 14)
 }
 
@@ -76,8 +77,8 @@ fn exponential(magnitude: u32) -> u32 {
     if whole > 25 { 0 } else { value.wrapping_add(1 << (shift.wrapping_sub(1) & 31)) >> shift }
 }
 
-/// `rdiv(2^54, d)` for d = 2^24 + e, in [2^29, 2^30], without a division: Newton's iteration, which ends at most two from the quotient (a
-/// test tries every d), and then the remainder decides. Every factor fits 32 bits, so that vectors of 32-bit products serve.
+/// `rdiv(2^54, d)` for d = 2^24 + e, in [2^29, 2^30], without a division: Newton's iteration, which ends at the quotient or at most two below
+/// it (a test tries every d), and then the remainder decides. Every factor fits 32 bits, so that vectors of 32-bit products serve.
 ///
 /// x is 2^54 / d to within 2^-4 at first, 2^-8, 2^-16, 2^-30 after each turn.
 #[inline(always)]
@@ -94,13 +95,8 @@ fn sigmoid(e: u32) -> i64 {
     }
     // floor((2^55 + d) / 2d): the greatest x with 2 · d · x <= 2^55 + d.
     let double = d.wrapping_mul(2);
-    let mut rest = (1i64 << 55).wrapping_add(d).wrapping_sub(product(double, x));
-    for _ in 0..2 {
-        let (low, high) = (i64::from(rest < 0), i64::from(rest >= double));
-        x = x.wrapping_add(high).wrapping_sub(low);
-        rest = rest.wrapping_add(if low == 1 { double } else { 0 }).wrapping_sub(if high == 1 { double } else { 0 });
-    }
-    x
+    let rest = (1i64 << 55).wrapping_add(d).wrapping_sub(product(double, x));
+    x.wrapping_add(i64::from(rest >= double)).wrapping_add(i64::from(rest >= double.wrapping_mul(2)))
 }
 
 #[cfg(test)]
