@@ -15,6 +15,7 @@ use quern_exact::{
     kernels::{Isa, Pool},
     sample,
 };
+use rustix::time::{ClockId, clock_gettime};
 
 const KEY: OutputKey = OutputKey { item: 0, sample: 0 };
 const PREFILL: usize = 512;
@@ -26,10 +27,16 @@ fn median(runs: usize, mut run: impl FnMut() -> Duration) -> f64 {
     times[runs / 2].as_secs_f64()
 }
 
-fn timed(run: impl FnOnce()) -> Duration {
-    let start = Instant::now();
+/// Time of this thread where it works alone, which leaves out what others on the machine take from it, else of the clock.
+fn now(threads: NonZeroUsize) -> Duration {
+    let clock = if threads.get() == 1 { ClockId::ThreadCPUTime } else { ClockId::Monotonic };
+    clock_gettime(clock).try_into().unwrap_or_default()
+}
+
+fn timed(threads: NonZeroUsize, run: impl FnOnce()) -> Duration {
+    let start = now(threads);
     run();
-    start.elapsed()
+    now(threads) - start
 }
 
 fn main() {
@@ -55,13 +62,13 @@ fn main() {
 
     let prefill = median(3, || {
         cache.truncate(0);
-        timed(|| decoder.prefill(&mut work, &mut cache, &ids[..PREFILL], |_, _| {}).expect("legal ids"))
+        timed(threads, || decoder.prefill(&mut work, &mut cache, &ids[..PREFILL], |_, _| {}).expect("legal ids"))
     });
     println!("prefill of {PREFILL}: {:.1} positions/s", PREFILL as f64 / prefill);
     let check = median(3, || {
         cache.truncate(0);
         let choose = Some(Choose { rule: &rule, key: KEY, from: 0 });
-        timed(|| decoder.step(&mut work, &mut [Run { cache: &mut cache, ids: &ids[..PREFILL], choose }]).expect("legal ids"))
+        timed(threads, || decoder.step(&mut work, &mut [Run { cache: &mut cache, ids: &ids[..PREFILL], choose }]).expect("legal ids"))
     });
     println!("checking of {PREFILL}: {:.1} ids/s", PREFILL as f64 / check);
     for (name, rule) in [("greedy", &rule), ("temperature 1, min-p 0.05", &sampled), ("temperature 1", &hot)] {
@@ -71,7 +78,7 @@ fn main() {
             decoder.step(&mut work, &mut [run]).expect("a legal id");
             id = work.choices()[0].unwrap_or(0);
         };
-        let decode = median(STEPS, || timed(&mut step));
+        let decode = median(STEPS, || timed(threads, &mut step));
         println!("decoding, {name}: {:.2} ids/s", 1.0 / decode);
     }
 
@@ -80,6 +87,6 @@ fn main() {
         let long = Rule { max_output: 200.try_into().expect("not zero"), ..rule.clone() };
         batch.join(&ids[..1], long, OutputKey { sample, ..KEY }).expect("memory");
     }
-    let step = median(STEPS, || timed(|| drop(batch.step(|_| {}))));
+    let step = median(STEPS, || timed(threads, || drop(batch.step(|_| {}))));
     println!("a batch of 8: {:.2} ids/s", 8.0 / step);
 }

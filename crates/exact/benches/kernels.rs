@@ -123,7 +123,7 @@ impl Bench {
     }
 
     fn products(&self, cold: &[usize], hot: &[usize]) {
-        for (n, k) in [(4096, 4096), (2048, 8192), (8192, 2048)] {
+        for (n, k) in [(4096, 4096), (2048, 8192), (8192, 2048), (1536, 576), (576, 1536)] {
             let matrices = copies(&matrix(n, k), COLD.div_ceil(n * k));
             let bytes = matrices[0].as_bytes().len() as f64;
             for &t in cold {

@@ -37,19 +37,20 @@ pub(super) fn run(job: &Job<'_>, blocks: Range<usize>, x: &Operands, panels: Ran
     let mut block = blocks.start;
     while block < blocks.end {
         let left = blocks.end - block;
-        // Tiles of 24 accumulators where there are rows for them; in decoding, four streams of weights.
-        let narrow = panels.len() == 1 && x.panel(panels.start).len() <= 3;
-        let rows = if narrow && left >= 4 {
-            4
-        } else if !narrow && left >= 3 {
-            3
-        } else {
-            1
+        // Tiles of 24 accumulators where there are rows for them; in decoding, six streams of weights.
+        let rows = match (if panels.len() == 1 { x.panel(panels.start).len() } else { 8 }, left) {
+            (1, 6..) => 6,
+            (1..=3, 4..) => 4,
+            (1, 2..) => 2,
+            (4.., 3..) => 3,
+            _ => 1,
         };
         for panel in panels.clone() {
             let positions = x.panel(panel);
             match (rows, positions.len()) {
+                (6, 1) => tile::<6, 1, false>(job, block, x, positions),
                 (4, 1) => tile::<4, 1, false>(job, block, x, positions),
+                (2, 1) => tile::<2, 1, false>(job, block, x, positions),
                 (4, 2) => tile::<4, 2, false>(job, block, x, positions),
                 (4, 3) => tile::<4, 3, false>(job, block, x, positions),
                 (3, 4) => tile::<3, 4, false>(job, block, x, positions),
@@ -115,7 +116,7 @@ fn tile<const R: usize, const N: usize, const TWICE: bool>(job: &Job<'_>, block:
             // The lines ahead are fetched evenly over both passes.
             for quad in first..last {
                 if (quad - first).is_multiple_of(2) {
-                    fetch(&weights, first + (quad - first) / 2);
+                    fetch(&weights, quads, first + (quad - first) / 2);
                 }
                 // SAFETY: quad < quads, so the weights and digits read are those of this tile.
                 unsafe { multiply_add(&mut products, &weights, high, quad) };
@@ -124,7 +125,7 @@ fn tile<const R: usize, const N: usize, const TWICE: bool>(job: &Job<'_>, block:
             unroll!(AT < R, { unroll!(OF < N, { products[AT][OF] = _mm512_slli_epi32::<8>(products[AT][OF]) }) });
             for quad in first..last {
                 if (quad - first).is_multiple_of(2) {
-                    fetch(&weights, first + (last - first) / 2 + (quad - first) / 2);
+                    fetch(&weights, quads, first + (last - first) / 2 + (quad - first) / 2);
                 }
                 // SAFETY: as above.
                 unsafe { multiply_add(&mut products, &weights, low, quad) };
@@ -132,7 +133,7 @@ fn tile<const R: usize, const N: usize, const TWICE: bool>(job: &Job<'_>, block:
         } else {
             let mut lows = [[zero; N]; R];
             for quad in first..last {
-                fetch(&weights, quad);
+                fetch(&weights, quads, quad);
                 // SAFETY: quad < quads, so the weights and digits read are those of this tile.
                 unsafe { multiply_add_both(&mut products, &mut lows, &weights, [high, low], quad) };
             }
@@ -165,12 +166,15 @@ fn tile<const R: usize, const N: usize, const TWICE: bool>(job: &Job<'_>, block:
     }
 }
 
-/// Asks for the weights [`AHEAD`] of a quad. No memory is read: an address beyond the end does nothing.
+/// Asks for the weights [`AHEAD`] of a quad: at the end of its block those of the next tile, which begin R - 1 blocks further. No memory is
+/// read: an address beyond the end does nothing.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn fetch<const R: usize>(weights: &[*const u8; R], quad: usize) {
+fn fetch<const R: usize>(weights: &[*const u8; R], quads: usize, quad: usize) {
+    let (block, ahead) = (quads * QUAD_BYTES, quad * QUAD_BYTES + AHEAD);
+    let ahead = if ahead < block { ahead } else { ahead + (R - 1) * block };
     for at in weights {
-        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(quad * QUAD_BYTES + AHEAD).cast());
+        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(ahead).cast());
     }
 }
 
