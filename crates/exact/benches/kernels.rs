@@ -82,15 +82,15 @@ fn rows(count: usize) -> Vec<i32> {
     (0..count).map(|_| i32::try_from(generator.within(-200_000, 200_000)).expect("in range")).collect()
 }
 
-struct Bench {
-    pool: Pool,
+struct Bench<'a> {
+    pool: &'a Pool,
     filter: String,
     /// GB/s and G operations/s at the best decile.
     dram: f64,
     peak: f64,
 }
 
-impl Bench {
+impl Bench<'_> {
     fn wants(&self, what: &str) -> bool {
         what.contains(&self.filter)
     }
@@ -101,7 +101,7 @@ impl Bench {
 
     fn operands(&self, positions: usize, cols: usize) -> Operands {
         let mut operands = Operands::new(self.pool.isa());
-        operands.fill(&self.pool, &rows(positions * cols), cols);
+        operands.fill(self.pool, &rows(positions * cols), cols);
         operands
     }
 
@@ -112,12 +112,12 @@ impl Bench {
         }
         let pieces = COLD >> 24;
         let read = self.time(|at| {
-            black_box(probe::read(&self.pool, &pages.as_ref()[(at % pieces) << 24..][..1 << 24]));
+            black_box(probe::read(self.pool, &pages.as_ref()[(at % pieces) << 24..][..1 << 24]));
         });
         self.dram = f64::from(1 << 24) / read.best / 1e9;
         line("limit: read from DRAM, 16 MiB pieces of 1.1 GB", read, f64::from(1 << 24), "GB/s", self.dram);
         let mut operations = 0;
-        let multiplied = self.time(|_| operations = probe::multiply(&self.pool, 50));
+        let multiplied = self.time(|_| operations = probe::multiply(self.pool, 50));
         self.peak = operations as f64 / multiplied.best / 1e9;
         line("limit: multiply-adds in registers", multiplied, operations as f64, "GOPS", self.peak);
     }
@@ -130,7 +130,7 @@ impl Bench {
                 let what = format!("matvec {n}x{k}, {t} positions, cold");
                 if self.wants(&what) {
                     let (x, mut out) = (self.operands(t, k), vec![0; t * n]);
-                    let timed = self.time(|at| kernels::linear_into(&self.pool, &mut [(&matrices[at % matrices.len()], &mut out)], &x));
+                    let timed = self.time(|at| kernels::linear_into(self.pool, &mut [(&matrices[at % matrices.len()], &mut out)], &x));
                     line(&what, timed, bytes, "GB/s", self.dram);
                 }
             }
@@ -141,7 +141,7 @@ impl Bench {
                 if self.wants(&what) {
                     let matrix = Packed::new(&matrix(n, k));
                     let (x, mut out) = (self.operands(t, k), vec![0; t * n]);
-                    let timed = self.time(|_| kernels::linear_into(&self.pool, &mut [(&matrix, &mut out)], &x));
+                    let timed = self.time(|_| kernels::linear_into(self.pool, &mut [(&matrix, &mut out)], &x));
                     line(&what, timed, 2.0 * (n * k * t) as f64, "GOPS", self.peak);
                 }
             }
@@ -167,12 +167,12 @@ impl Bench {
             let timed = self.time(|_| {
                 for layer in 0..16 {
                     let m = |at: usize| &layers[at][layer];
-                    kernels::linear_into(&self.pool, &mut [(m(0), q), (m(1), k), (m(2), v)], &narrow);
-                    kernels::linear_into(&self.pool, &mut [(m(3), o)], &narrow);
-                    kernels::linear_into(&self.pool, &mut [(m(4), gate), (m(5), up)], &narrow);
-                    kernels::linear_into(&self.pool, &mut [(m(6), down)], &wide);
+                    kernels::linear_into(self.pool, &mut [(m(0), q), (m(1), k), (m(2), v)], &narrow);
+                    kernels::linear_into(self.pool, &mut [(m(3), o)], &narrow);
+                    kernels::linear_into(self.pool, &mut [(m(4), gate), (m(5), up)], &narrow);
+                    kernels::linear_into(self.pool, &mut [(m(6), down)], &wide);
                 }
-                kernels::linear_into(&self.pool, &mut [(&head, &mut logits)], &narrow);
+                kernels::linear_into(self.pool, &mut [(&head, &mut logits)], &narrow);
             });
             line(&what, timed, bytes as f64, "GB/s", self.dram);
         }
@@ -183,7 +183,7 @@ impl Bench {
             let what = format!("operands of {t} x {k}");
             if self.wants(&what) {
                 let (rows, mut operands) = (rows(t * k), Operands::new(self.pool.isa()));
-                let timed = self.time(|_| operands.fill(&self.pool, &rows, k));
+                let timed = self.time(|_| operands.fill(self.pool, &rows, k));
                 line(&what, timed, (t * k * 4) as f64, "GB/s", self.dram);
             }
         }
@@ -204,7 +204,7 @@ impl Bench {
             let q = rows(queries * heads * head_dim);
             let mut out = vec![0; q.len()];
             let sequence = [Sequence { cache: &cache, rows: 0..queries, first: positions - queries }];
-            let timed = self.time(|_| attend(&self.pool, &attention, Reach::Causal { window: 0 }, &sequence, &q, &mut out));
+            let timed = self.time(|_| attend(self.pool, &attention, Reach::Causal { window: 0 }, &sequence, &q, &mut out));
             let pairs = queries * (2 * positions + 1 - queries) / 2;
             // Two products of head dim per pair of positions and head.
             line(&what, timed, (4 * pairs * heads * head_dim) as f64, "GOPS", self.peak);
@@ -238,14 +238,15 @@ fn main() {
     {
         for &threads in &threads {
             let pool = Pool::new(isa, NonZeroUsize::new(threads).expect("at least one thread"));
-            pool.pin_caller();
             println!("\n{isa:?}, {threads} threads");
-            let mut bench = Bench { pool, filter: filter.clone(), dram: 1.0, peak: 1.0 };
-            bench.limits();
-            bench.step();
-            bench.products(&[1, 2, 4, 8, 16], &[8, 128, 512]);
-            bench.operand_making();
-            bench.attention();
+            pool.lead(|| {
+                let mut bench = Bench { pool: &pool, filter: filter.clone(), dram: 1.0, peak: 1.0 };
+                bench.limits();
+                bench.step();
+                bench.products(&[1, 2, 4, 8, 16], &[8, 128, 512]);
+                bench.operand_making();
+                bench.attention();
+            });
             minilm(threads, &filter);
         }
     }

@@ -97,3 +97,35 @@ fn dropping_ends_the_threads_whether_they_work_spin_or_sleep() {
         drop(pool);
     }
 }
+
+#[test]
+fn what_the_first_thread_is_asked_for_comes_back_also_a_panic() {
+    for threads in [1, 2, 3] {
+        let pool = pool(threads);
+        let mut seen = vec![];
+        for round in 0..200 {
+            let here = std::thread::current().id();
+            // What it borrows lives here; its steps run on all threads, and it may lead again.
+            let (there, sum) = pool.lead(|| {
+                seen.push(round);
+                (std::thread::current().id(), pool.lead(|| counts(&pool, 7).into_iter().sum::<usize>()))
+            });
+            assert_eq!((there == here, sum), (threads == 1, 7));
+        }
+        assert_eq!(seen, (0..200).collect::<Vec<_>>());
+        let panic = catch_unwind(AssertUnwindSafe(|| pool.lead(|| assert_eq!(threads, 0, "no threads")))).expect_err("the task panics");
+        assert!(panic.downcast_ref::<String>().is_some_and(|text| text.contains("no threads")));
+        assert_eq!(pool.lead(|| counts(&pool, 3)), [1; 3]);
+    }
+}
+
+#[test]
+fn many_callers_of_the_first_thread_take_turns() {
+    let pool = pool(2);
+    std::thread::scope(|scope| {
+        for caller in 0..4usize {
+            let pool = &pool;
+            scope.spawn(move || (0..100).for_each(|round| assert_eq!(pool.lead(|| caller + round), caller + round)));
+        }
+    });
+}

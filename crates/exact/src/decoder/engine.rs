@@ -145,6 +145,12 @@ impl Decoder {
     /// More ids than the workspace or a cache takes, none, an id outside the vocabulary, a cache of another shape. Then nothing was changed.
     pub fn step(&self, work: &mut Workspace, runs: &mut [Run<'_>]) -> Result<(), DecoderError> {
         self.validate(work, runs)?;
+        self.pool.lead(|| self.compute(work, runs));
+        Ok(())
+    }
+
+    /// A step that was checked, on the pool's first thread.
+    fn compute(&self, work: &mut Workspace, runs: &mut [Run<'_>]) {
         let (header, weights) = (&self.header, &*self.weights);
         let compute = Compute { pool: &self.pool, header };
         let kv_width = (header.kv_heads * header.head_dim) as usize;
@@ -184,7 +190,6 @@ impl Decoder {
         for run in runs {
             run.cache.ids.extend_from_slice(run.ids);
         }
-        Ok(())
     }
 
     fn validate(&self, work: &Workspace, runs: &[Run<'_>]) -> Result<(), DecoderError> {

@@ -10,7 +10,7 @@ use std::{
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle, Thread},
@@ -28,6 +28,8 @@ const STEP: usize = OPEN << 1;
 thread_local! {
     /// Whether this thread is inside a step of some pool: a step within a step runs on the thread it is on.
     static IN_STEP: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread is the first of some pool.
+    static LEADS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Threads that run the parts of a step, and the instructions that their kernels may use. Neither number nor timing of threads can change a
@@ -41,6 +43,48 @@ pub struct Pool {
     /// One step at a time, whoever calls.
     turn: Mutex<()>,
     workers: Vec<JoinHandle<()>>,
+    /// The first thread, if there are others: [`Pool::lead`] only.
+    leader: Option<JoinHandle<()>>,
+    lead: Arc<Lead>,
+    /// One task of the first thread at a time, whoever calls.
+    lead_turn: Mutex<()>,
+}
+
+/// What the first thread is asked to do.
+struct Lead {
+    task: Mutex<LeadState>,
+    change: Condvar,
+}
+
+enum LeadState {
+    Idle,
+    Wanted(Box<dyn FnOnce() + Send>),
+    Running,
+    Done,
+    End,
+}
+
+impl Lead {
+    fn work(&self) {
+        LEADS.set(true);
+        let mut state = lock(&self.task);
+        loop {
+            match std::mem::replace(&mut *state, LeadState::Running) {
+                LeadState::Wanted(task) => {
+                    drop(state);
+                    task();
+                    state = lock(&self.task);
+                    *state = LeadState::Done;
+                    self.change.notify_all();
+                }
+                LeadState::End => return,
+                other => {
+                    *state = other;
+                    state = self.change.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
 }
 
 struct Shared {
@@ -71,6 +115,12 @@ unsafe impl Sync for Shared {}
 // SAFETY: as above; nothing in it belongs to one thread.
 unsafe impl Send for Shared {}
 
+impl std::fmt::Debug for Lead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lead").finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("parked", &self.parked).finish_non_exhaustive()
@@ -78,8 +128,8 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Pool {
-    /// A pool of `threads`, the calling thread among them: `threads - 1` are started, each pinned to a core of its own among those that this
-    /// process may use (on Linux, and if there are as many). Threads that the system refuses are done without.
+    /// A pool of `threads`, the calling thread, or the one that [`Pool::lead`] uses, among them. Each is pinned to a core of its own among those
+    /// that this process was given (on Linux, and if there are as many). Threads that the system refuses are done without.
     #[must_use]
     pub fn new(isa: Isa, threads: NonZeroUsize) -> Self {
         let others = (threads.get() - 1).min(INSIDE - 1);
@@ -108,8 +158,17 @@ impl Pool {
                     .ok()
             })
             .collect();
+        let lead = Arc::new(Lead { task: Mutex::new(LeadState::Idle), change: Condvar::new() });
+        let leader = (!workers.is_empty()).then(|| {
+            let (lead, own) = (Arc::clone(&lead), if cores.len() > others { &cores[..1] } else { cores });
+            let work = move || {
+                affinity::pin(own);
+                lead.work();
+            };
+            thread::Builder::new().name("exact-0".to_owned()).spawn(work).ok()
+        });
         *lock(&shared.threads) = workers.iter().map(|worker| worker.thread().clone()).collect();
-        Self { isa, shared, turn: Mutex::new(()), workers }
+        Self { isa, shared, turn: Mutex::new(()), workers, leader: leader.flatten(), lead, lead_turn: Mutex::new(()) }
     }
 
     /// A pool of one thread, the caller's, with the fastest kernels of this machine.
@@ -130,11 +189,34 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Pins the calling thread to the one core that no thread of this pool has. For a thread that does nothing but call this pool.
-    pub fn pin_caller(&self) {
-        let cores = affinity::cores();
-        if cores.len() > self.workers.len() {
-            affinity::pin(&cores[..1]);
+    /// Runs `f` on the pool's first thread, which is pinned as the others are, and waits for it asleep. For work of many steps: called from a
+    /// thread that floats, their parts would meet on one core. With one thread, or on the first thread already, `f` runs where it is.
+    ///
+    /// # Panics
+    /// With the panic of `f`.
+    pub fn lead<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        if self.leader.is_none() || IN_STEP.get() || LEADS.get() {
+            return f();
+        }
+        let turn = lock(&self.lead_turn);
+        let mut result = None;
+        let task: Box<dyn FnOnce() + Send + '_> = Box::new(|| result = Some(catch_unwind(AssertUnwindSafe(f))));
+        // SAFETY: only the lifetime changes. The task is run and dropped before `done` is set, and this function waits for that.
+        let task: Box<dyn FnOnce() + Send> = unsafe { std::mem::transmute(task) };
+        let Lead { task: slot, change } = &*self.lead;
+        let mut state = lock(slot);
+        *state = LeadState::Wanted(task);
+        change.notify_all();
+        while !matches!(*state, LeadState::Done) {
+            state = change.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        *state = LeadState::Idle;
+        drop(state);
+        drop(turn);
+        match result {
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => resume_unwind(panic),
+            None => unreachable!("a task that is done has a result"),
         }
     }
 
@@ -280,6 +362,12 @@ impl Shared {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        *lock(&self.lead.task) = LeadState::End;
+        self.lead.change.notify_all();
+        if let Some(leader) = self.leader.take() {
+            // A task's panic is caught in it.
+            let _ = leader.join();
+        }
         self.shared.end.store(true, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
