@@ -181,6 +181,19 @@ fn a_packed_matrix_opens_in_a_shared_buffer_without_a_copy() {
 }
 
 #[test]
+fn matrices_packed_together_are_those_packed_alone() {
+    let matrices = [random(33, 200, 4), random(16, 64, 5), random(1, 1, 6)];
+    let together = Packed::all(&matrices.each_ref());
+    assert_eq!(together.len(), 3);
+    for (matrix, packed) in matrices.iter().zip(&together) {
+        assert_eq!(packed.as_bytes(), Packed::new(matrix).as_bytes());
+    }
+    let distance = together[1].as_bytes().as_ptr().addr() - together[0].as_bytes().as_ptr().addr();
+    assert_eq!(distance, Packed::bytes(33, 200));
+    assert!(Packed::all(&[]).is_empty());
+}
+
+#[test]
 fn bytes_that_are_not_the_packed_matrix_are_refused_by_what_is_wrong() {
     let size = Packed::bytes(16, 64);
     let packed = |change: &dyn Fn(&mut [u8])| -> Arc<dyn AsRef<[u8]> + Send + Sync> {

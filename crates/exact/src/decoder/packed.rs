@@ -2,7 +2,7 @@
 
 use super::{HeadNorms, LayerWeights, Model, Rotary, layout::specs};
 use crate::{
-    format::{TableI32, VectorI32},
+    format::{Q8Matrix, TableI32, VectorI32},
     header::{Header, flag},
     kernels::Packed,
     layout::{self, PackedTensor, TensorShape, TensorSpec, WeightsError},
@@ -40,13 +40,18 @@ impl PackedWeights {
     #[must_use]
     pub fn new(model: &Model) -> Self {
         let weights = model.weights();
-        let words = Packed::new(&weights.words);
+        let layers = weights.layers.iter().flat_map(matrices);
+        let matrices: Vec<_> = std::iter::once(&weights.words).chain(layers).chain(&weights.head).collect();
+        // In the order in which a step reads them, and taken back in the same.
+        let mut packed = Packed::all(&matrices).into_iter();
+        let mut next = || packed.next().unwrap_or_else(|| unreachable!("as many as were packed"));
+        let words = next();
         Self {
             header: model.header().clone(),
             rotary: weights.rotary.clone(),
-            layers: weights.layers.iter().map(PackedLayer::new).collect(),
+            layers: weights.layers.iter().map(|layer| PackedLayer::new(layer, &mut next)).collect(),
             final_gain: weights.final_gain.clone(),
-            head: weights.head.as_ref().map_or_else(|| words.clone(), Packed::new),
+            head: weights.head.as_ref().map_or_else(|| words.clone(), |_| next()),
             words,
             value_shifts: weights.value_shifts.clone(),
         }
@@ -81,19 +86,26 @@ impl PackedWeights {
     }
 }
 
+/// The matrices of a layer in the order in which a step reads them.
+fn matrices(layer: &LayerWeights) -> [&Q8Matrix; 7] {
+    [&layer.query, &layer.key, &layer.value, &layer.output, &layer.gate, &layer.up, &layer.down]
+}
+
 impl PackedLayer {
-    fn new(layer: &LayerWeights) -> Self {
+    /// `next` gives the packed matrices of a layer, in the order of [`matrices`].
+    fn new(layer: &LayerWeights, mut next: impl FnMut() -> Packed) -> Self {
+        let [query, key, value, output, gate, up, down] = std::array::from_fn(|_| next());
         Self {
             attention_gain: layer.attention_gain.clone(),
-            query: Packed::new(&layer.query),
-            key: Packed::new(&layer.key),
-            value: Packed::new(&layer.value),
+            query,
+            key,
+            value,
             head_norms: layer.head_norms.clone(),
-            output: Packed::new(&layer.output),
+            output,
             ffn_gain: layer.ffn_gain.clone(),
-            gate: Packed::new(&layer.gate),
-            up: Packed::new(&layer.up),
-            down: Packed::new(&layer.down),
+            gate,
+            up,
+            down,
         }
     }
 }

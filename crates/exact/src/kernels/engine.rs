@@ -4,7 +4,7 @@ use super::{Isa, KvCache, Operands, Packed, Pool, Reach, Sequence, attend, gelu_
 use crate::{
     arith::clamp32,
     encoder::{EncoderWeights, LayerWeights, Output},
-    format::TableI32,
+    format::{Q8Matrix, TableI32},
     header::{Header, POOLING_FIRST},
     reference::{self, Attention},
 };
@@ -26,22 +26,22 @@ struct PackedLayer {
     down: Packed,
 }
 
-impl PackedLayer {
-    fn new(layer: &LayerWeights) -> Self {
-        Self {
-            query: Packed::new(&layer.query),
-            key: Packed::new(&layer.key),
-            value: Packed::new(&layer.value),
-            output: Packed::new(&layer.output),
-            up: Packed::new(&layer.up),
-            down: Packed::new(&layer.down),
-        }
-    }
-}
-
 impl Engine {
     pub(crate) fn new(isa: Isa, weights: &EncoderWeights) -> Self {
-        Self { isa, layers: weights.layers.iter().map(PackedLayer::new).collect() }
+        fn matrices(layer: &LayerWeights) -> [&Q8Matrix; 6] {
+            [&layer.query, &layer.key, &layer.value, &layer.output, &layer.up, &layer.down]
+        }
+        let matrices: Vec<_> = weights.layers.iter().flat_map(matrices).collect();
+        let packed = Packed::all(&matrices);
+        let layer = |[query, key, value, output, up, down]: &[Packed; 6]| PackedLayer {
+            query: query.clone(),
+            key: key.clone(),
+            value: value.clone(),
+            output: output.clone(),
+            up: up.clone(),
+            down: down.clone(),
+        };
+        Self { isa, layers: packed.as_chunks().0.iter().map(layer).collect() }
     }
 
     /// The outputs of items whose ids have passed [`Header::refuse`], computed together: their rows are one matrix, so that a product reads

@@ -127,6 +127,32 @@ impl Packed {
         Self { rows, cols, buffer: Arc::new(pages), window: 0..end }
     }
 
+    /// Packs the matrices of a model into one piece of memory, in their order: rows of a small matrix then lie in huge pages too, and the next
+    /// matrix is where the processor fetches ahead.
+    #[must_use]
+    pub fn all(matrices: &[&Q8Matrix]) -> Vec<Self> {
+        let ends: Vec<usize> = matrices
+            .iter()
+            .scan(0, |end, matrix| {
+                *end += Self::bytes(matrix.rows(), matrix.cols());
+                Some(*end)
+            })
+            .collect();
+        let mut pages = Pages::new(ends.last().copied().unwrap_or(0));
+        let windows = || matrices.iter().zip(&ends).map(|(matrix, &end)| (matrix, end - Self::bytes(matrix.rows(), matrix.cols())..end));
+        for (matrix, window) in windows() {
+            Self::write(matrix, &mut pages.as_mut_slice()[window]);
+        }
+        let buffer: Arc<dyn AsRef<[u8]> + Send + Sync> = Arc::new(pages);
+        let window = |(matrix, window): (&&Q8Matrix, Range<usize>)| Self {
+            rows: matrix.rows(),
+            cols: matrix.cols(),
+            buffer: Arc::clone(&buffer),
+            window,
+        };
+        windows().map(window).collect()
+    }
+
     /// Bytes of a packed matrix: a multiple of 64.
     #[must_use]
     pub const fn bytes(rows: usize, cols: usize) -> usize {
