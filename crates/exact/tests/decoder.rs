@@ -407,6 +407,32 @@ fn samples_of_an_item_share_its_cache() {
         assert_eq!((ids, &rows[..]), (alone.ids, alone.norm_rows.data()));
     }
 
+    // Checked one after the other in one cache, which keeps the item.
+    let mut cache = prefix.fork(&header).expect("memory");
+    for sample in 0..5 {
+        let key = OutputKey { item: 2, sample };
+        let right = decoder.generate(&item, &rule, key).expect("memory");
+        let mut check = |ids: &[u32]| {
+            let (mut more, given) = (rows.clone(), Given { ids, reason: right.reason });
+            cache.truncate(10);
+            let departure =
+                decoder.check_from(&mut work, &mut cache, &item, &rule, key, &given, |_, rows| more.extend_from_slice(rows)).expect("room");
+            (departure, more)
+        };
+        assert_eq!(check(&right.ids), (None, right.norm_rows.data().to_vec()));
+        let short = Departure { at: 7, expected: Expected::Id(right.ids[7]) };
+        assert_eq!(check(&right.ids[..7]).0, Some(short));
+    }
+    let given = Given { ids: &[1; 8], reason: FinishReason::MaxOutput };
+    let mut unfit = |cache: &mut Cache, item: &[u32]| {
+        decoder.check_from(&mut work, cache, item, &rule, KEY, &given, |_, _| panic!("no rows")).expect_err("refused")
+    };
+    let mut full = decoder.cache(17).expect("memory");
+    assert_eq!(unfit(&mut full, &item), DecoderError::CacheFull { len: 0, ids: 18, capacity: 17 });
+    cache.truncate(11);
+    assert_eq!(unfit(&mut cache, &item), DecoderError::Prefix { prefix: 11, item: 11 });
+    assert_eq!(unfit(&mut cache, &[]), DecoderError::Prefix { prefix: 11, item: 0 });
+
     let mut refused = |cache: Cache, item: &[u32]| batch.join_from(cache, item, rule.clone(), KEY).expect_err("refused");
     let fork = || prefix.fork(&header).expect("memory");
     assert_eq!(refused(fork(), &item[..10]), DecoderError::Prefix { prefix: 10, item: 10 });
@@ -530,7 +556,12 @@ fn a_context_of_8192_positions_is_exact_however_it_is_cut() {
 fn decoders_are_shared_and_batches_are_sent_between_threads() {
     const fn shared<T: Send + Sync>() {}
     const fn sent<T: Send>() {}
-    (shared::<Decoder>(), shared::<Model>(), shared::<PackedWeights>(), sent::<Batch>(), sent::<Cache>(), sent::<Workspace>());
+    shared::<Decoder>();
+    shared::<Model>();
+    shared::<PackedWeights>();
+    sent::<Batch>();
+    sent::<Cache>();
+    sent::<Workspace>();
 
     let model = sample::decoder(&sample::small_decoder_header(), 14).expect("a valid header");
     let decoder = Decoder::new(&model, pool(Isa::detect(), 2));

@@ -92,27 +92,50 @@ impl Decoder {
         rule: &Rule,
         key: OutputKey,
         given: &Given<'_>,
-        mut on_rows: impl FnMut(usize, &[i32]),
+        on_rows: impl FnMut(usize, &[i32]),
     ) -> Result<Option<Departure>, DecoderError> {
-        let &Given { ids: given, reason } = given;
         if let Some(refused) = self.header().refuse(item) {
-            let right = refused == reason && given.is_empty();
+            let right = refused == given.reason && given.ids.is_empty();
             return Ok((!right).then_some(Departure { at: 0, expected: Expected::End(refused) }));
         }
-        // The output cannot go on behind its end, nor the computation behind an id that is none.
-        let ends = |(at, &id): (usize, &u32)| rule.end(self.header(), item.len(), at + 1, id).map(|reason| (at, reason));
-        let end = given.iter().enumerate().find_map(ends);
-        let unknown = given.iter().position(|&id| id >= self.header().vocabulary);
-        let fed = given.len().min(end.map_or(usize::MAX, |(at, _)| at)).min(unknown.unwrap_or(usize::MAX));
+        let (fed, _) = self.plan(item, rule, given);
+        self.check_from(work, &mut self.cache(item.len() + fed)?, item, rule, key, given, on_rows)
+    }
 
-        let mut cache = self.cache(item.len() + fed)?;
+    /// As [`Decoder::check`] where the beginning of the item is computed already: rows begin behind the cache's positions. Afterwards the
+    /// cache holds what was computed; [`Cache::truncate`] makes it ready for the next sample of the item.
+    ///
+    /// # Errors
+    /// The cache is not of this model, does not hold the beginning of an item that the model computes (without its last id), or has no room
+    /// for the output.
+    #[expect(clippy::too_many_arguments, reason = "what names an output, and what to compute it with")]
+    pub fn check_from(
+        &self,
+        work: &mut Workspace,
+        cache: &mut Cache,
+        item: &[u32],
+        rule: &Rule,
+        key: OutputKey,
+        given: &Given<'_>,
+        mut on_rows: impl FnMut(usize, &[i32]),
+    ) -> Result<Option<Departure>, DecoderError> {
+        let prefix = cache.len();
+        if self.header().refuse(item).is_some() || prefix >= item.len() || !item.starts_with(cache.ids()) {
+            return Err(DecoderError::Prefix { prefix, item: item.len() });
+        }
+        let (fed, end) = self.plan(item, rule, given);
+        let ids = item.len() + fed - prefix;
+        if prefix + ids > cache.capacity() {
+            return Err(DecoderError::CacheFull { len: prefix, ids, capacity: cache.capacity() });
+        }
+        let Given { ids: given, reason } = *given;
         let (head, last) = item.split_at(item.len() - 1);
-        self.prefill(work, &mut cache, head, &mut on_rows)?;
+        self.prefill(work, cache, &head[prefix..], &mut on_rows)?;
         let rest = [last, &given[..fed]].concat();
         let mut at = 0;
         for ids in rest.chunks(work.rows()) {
             let first = cache.len();
-            self.step(work, &mut [Run { cache: &mut cache, ids, choose: Some(Choose { rule, key, from: 0 }) }])?;
+            self.step(work, &mut [Run { cache, ids, choose: Some(Choose { rule, key, from: 0 }) }])?;
             on_rows(first, work.norm_rows());
             for choice in work.choices().iter().flatten() {
                 if given.get(at) != Some(choice) {
@@ -125,5 +148,15 @@ impl Decoder {
         let (_, expected) = end.unwrap_or((at, reason));
         let right = at == given.len() && expected == reason;
         Ok((!right).then_some(Departure { at, expected: Expected::End(expected) }))
+    }
+
+    /// How many of the given ids are computed behind the item, and the first at which the output would end: it cannot go on behind its end,
+    /// nor the computation behind an id that is none. With the item they are no more than the context.
+    fn plan(&self, item: &[u32], rule: &Rule, given: &Given<'_>) -> (usize, Option<(usize, FinishReason)>) {
+        let ends = |(at, &id): (usize, &u32)| rule.end(self.header(), item.len(), at + 1, id).map(|reason| (at, reason));
+        let end = given.ids.iter().enumerate().find_map(ends);
+        let unknown = given.ids.iter().position(|&id| id >= self.header().vocabulary);
+        let fed = given.ids.len().min(end.map_or(usize::MAX, |(at, _)| at)).min(unknown.unwrap_or(usize::MAX));
+        (fed, end)
     }
 }
