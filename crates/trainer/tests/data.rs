@@ -259,7 +259,7 @@ fn read_date(written: &str) -> String {
         (&[day, year], _) => {
             let named =
                 |names: &&[&str]| names.iter().any(|name| text.split(|c: char| !c.is_alphabetic()).any(|word| word.starts_with(name)));
-            (year, MONTHS.iter().position(|names| named(&names)).unwrap() as u32 + 1, day)
+            (year, MONTHS.iter().position(named).unwrap() as u32 + 1, day)
         }
         (&[year, month, day], _) if year > 31 => (year, month, day),
         (&[day, month, year], _) => (if year < 100 { 2000 + year } else { year }, month, day),

@@ -149,7 +149,7 @@ fn grouped(whole: u64, group: char) -> String {
     let digits = whole.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(group);
         }
         text.push(digit);
@@ -160,7 +160,7 @@ fn grouped(whole: u64, group: char) -> String {
 /// `value` with `places` decimals; none written where they are all zero.
 fn decimal(value: u64, places: u32, point: char) -> String {
     let unit = 10_u64.pow(places);
-    if value % unit == 0 { format!("{}", value / unit) } else { format!("{}{point}{}", value / unit, value % unit) }
+    if value.is_multiple_of(unit) { format!("{}", value / unit) } else { format!("{}{point}{}", value / unit, value % unit) }
 }
 
 const ONES: [&str; 20] = [

@@ -6,6 +6,7 @@
 //!
 //! Everything that touches the accumulators is unrolled with constant indices: a loop that the compiler leaves rolled keeps them in
 //! memory, at half the speed.
+#![allow(clippy::needless_range_loop, reason = "constant indices")]
 
 use std::{
     arch::x86_64::{
@@ -138,7 +139,7 @@ fn tile<const R: usize, const N: usize, const TWICE: bool>(job: &Job<'_>, block:
                 unsafe { multiply_add_both(&mut products, &mut lows, &weights, [high, low], quad) };
             }
             unroll!(AT < R, {
-                unroll!(OF < N, { products[AT][OF] = _mm512_add_epi32(_mm512_slli_epi32::<8>(products[AT][OF]), lows[AT][OF]) })
+                unroll!(OF < N, { products[AT][OF] = _mm512_add_epi32(_mm512_slli_epi32::<8>(products[AT][OF]), lows[AT][OF]) });
             });
         }
         unroll!(AT < R, {

@@ -101,6 +101,7 @@ impl Job<'_> {
     }
 
     /// Where the results of a block for one position go: up to 16, in order.
+    #[expect(clippy::mut_from_ref, reason = "the output is shared by the parts of a step, each of which owns its piece")]
     fn results(&self, block: usize, position: usize) -> &mut [i32] {
         let (rows, first) = (self.view.rows, block * BLOCK);
         let at = position * rows + first;
