@@ -4,6 +4,8 @@
 //! decile; a share divides best decile by best decile. One thread is timed by its own clock, so others on the machine do not count. `cargo bench -p quern-exact --bench kernels -- [threads] [filter]`.
 #![allow(clippy::print_stdout, clippy::needless_range_loop, reason = "a bench prints its figures")]
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 use std::{hint::black_box, num::NonZeroUsize, sync::Arc};
 
 use quern_exact::{
@@ -165,13 +167,13 @@ impl Bench<'_> {
             let mut out = layers.iter().map(|copies| vec![0; t * copies[0].rows()]).collect::<Vec<_>>();
             let mut logits = vec![0; t * head.rows()];
             let [q, k, v, o, gate, up, down] = &mut out[..] else { unreachable!("seven matrices") };
+            let steps: Vec<[&Packed; 7]> = (0..16).map(|layer| std::array::from_fn(|at| &layers[at][layer])).collect();
             let timed = self.time(|_| {
-                for layer in 0..16 {
-                    let m = |at: usize| &layers[at][layer];
-                    kernels::linear_into(self.pool, &mut [(m(0), q), (m(1), k), (m(2), v)], &narrow);
-                    kernels::linear_into(self.pool, &mut [(m(3), o)], &narrow);
-                    kernels::linear_into(self.pool, &mut [(m(4), gate), (m(5), up)], &narrow);
-                    kernels::linear_into(self.pool, &mut [(m(6), down)], &wide);
+                for [w_q, w_k, w_v, w_o, w_gate, w_up, w_down] in &steps {
+                    kernels::linear_into(self.pool, &mut [(w_q, q), (w_k, k), (w_v, v)], &narrow);
+                    kernels::linear_into(self.pool, &mut [(w_o, o)], &narrow);
+                    kernels::linear_into(self.pool, &mut [(w_gate, gate), (w_up, up)], &narrow);
+                    kernels::linear_into(self.pool, &mut [(w_down, down)], &wide);
                 }
                 kernels::linear_into(self.pool, &mut [(&head, &mut logits)], &narrow);
             });

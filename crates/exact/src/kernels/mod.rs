@@ -1,8 +1,10 @@
-//! Fast twins of [`reference`](crate::reference), equal to the bit on every input. Portable code that the compiler vectorises, and
-//! AVX2 where the machine has it; which one runs never shows in a result.
+//! Fast twins of [`reference`](crate::reference), equal to the bit on every input: by AVX-512 with VNNI, AVX2, NEON (with or without its dot
+//! product), or as the compiler makes them. Which one runs is chosen at run time ([`Isa`]) and never shows in a result; neither does the number
+//! of threads ([`Pool`]).
 //!
-//! Sums here wrap instead of checking: the bounds beside each plain twin prove that nothing does. `unsafe` is only the call of a
-//! function that was compiled for AVX2, after asking the machine, and loads whose bounds were checked on the lines before.
+//! Sums here wrap instead of checking: the bounds beside each plain twin prove that nothing does. `unsafe` is calling a function that was
+//! compiled for instructions whose presence a value of [`Isa`] proves, loads and stores whose bounds the lines before establish, memory
+//! for weights ([`Pages`]), and pieces of a result that the threads of a pool write side by side; each block says why it is sound.
 
 mod activation;
 mod attention;

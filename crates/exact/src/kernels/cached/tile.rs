@@ -229,6 +229,7 @@ fn weigh_body(scores: &[i64], live: &Range<usize>, max: i64, weights: &mut Weigh
     for (at, (&score, ((high, middle), low))) in scores.iter().zip(digits).enumerate() {
         let e = if live.contains(&at) { exp2_negative(max.wrapping_sub(score)) } else { 0 };
         total = total.wrapping_add(i64::from(e));
+        // e is at most 2^24: 9, 8 and 8 bits.
         let digits = ((e >> 16) as i16, (e >> 8 & 255) as i16, (e & 255) as i16);
         (*high, *middle, *low) = digits;
     }

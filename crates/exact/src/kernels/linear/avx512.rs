@@ -160,9 +160,9 @@ fn tile<const R: usize, const N: usize, const TWICE: bool>(job: &Job<'_>, block:
     }
     for r in 0..R {
         let tail = Finish::new(view.tails, block + r);
-        for n in 0..N {
-            let [even, odd] = &sums.0[n][r];
-            tail.write(job.results(block + r, positions.start + n), [load(even), load(odd)], shifts[n]);
+        for (position, (sums, &shift)) in positions.clone().zip(sums.0.iter().zip(&shifts)) {
+            let [even, odd] = &sums[r];
+            tail.write(job.results(block + r, position), [load(even), load(odd)], shift);
         }
     }
 }
@@ -185,6 +185,7 @@ fn fetch<const R: usize>(weights: &[*const u8; R], quads: usize, quad: usize) {
 /// `quad` is one of the tile's: 64 bytes are readable at each block's quad, 4 · N at the digits'.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 #[inline]
+#[expect(clippy::needless_range_loop, reason = "the positions of all blocks, one after the other")]
 unsafe fn multiply_add<const R: usize, const N: usize>(
     products: &mut [[__m512i; N]; R],
     weights: &[*const u8; R],
