@@ -46,6 +46,7 @@ pub(super) fn run(job: &Job<'_>, blocks: Range<usize>, x: &Operands, panels: Ran
             (4.., 3..) => 3,
             _ => 1,
         };
+        fetch_rest(job, block + rows..blocks.end.min(block + 2 * rows));
         for panel in panels.clone() {
             let positions = x.panel(panel);
             match (rows, positions.len()) {
@@ -177,6 +178,19 @@ fn fetch<const R: usize>(weights: &[*const u8; R], quads: usize, quad: usize) {
     for at in weights {
         _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(ahead).cast());
     }
+}
+
+/// Asks for the mantissas and tails of blocks: too few bytes at a time for the processor to see that they follow each other.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn fetch_rest(job: &Job<'_>, blocks: Range<usize>) {
+    let of = |part: &[u8], bytes: usize| {
+        for line in (blocks.start * bytes..blocks.end * bytes).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T1>(part.as_ptr().wrapping_add(line).cast());
+        }
+    };
+    of(job.view.mantissas, job.view.groups * MANTISSA_BYTES);
+    of(job.view.tails, TAIL_BYTES);
 }
 
 /// One digit of N positions times one quad of R blocks.
