@@ -13,10 +13,11 @@ use candle_core::{D, DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use crate::{Generator, Llama, Sample, Shape, Split, TrainError, Vocabulary, folder, fused, optimiser::Optimiser, vocabulary::END};
+use crate::{
+    Generator, Llama, Sample, Shape, Split, TrainError, Vocabulary, folder, fused, generate::ELSEWHERE, optimiser::Optimiser,
+    vocabulary::END,
+};
 
-/// Where the sentences of the tokenizer, and those that the run is watched by, begin: no batch and no measurement reaches these indices.
-const ELSEWHERE: u64 = 1 << 40;
 /// Parts of a batch whose gradients are summed in order.
 const SHARDS: usize = 4;
 

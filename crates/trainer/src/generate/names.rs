@@ -20,6 +20,7 @@ pub(crate) fn name_split(word: &str) -> Split {
 #[derive(Debug)]
 pub(crate) struct Names {
     split: Split,
+    plain: bool,
     given: Vec<&'static str>,
     surnames: Vec<&'static str>,
     roots: Vec<&'static str>,
@@ -28,10 +29,13 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    pub(crate) fn new(split: Split) -> Self {
+    /// Names of a split; `plain` ones have fewer forms and trades, and no blended words.
+    pub(crate) fn new(split: Split, plain: bool) -> Self {
         let own = |list: &'static str| list.split_whitespace().filter(|word| name_split(word) == split).collect();
-        let shared = |list: &'static str| list.trim().split('|').collect();
-        Self { split, given: own(GIVEN), surnames: own(SURNAMES), roots: own(ROOTS), sectors: shared(SECTORS), legal: shared(LEGAL) }
+        let shared = |list: &'static str| list.trim().split('|').collect::<Vec<_>>();
+        let mut sectors = shared(SECTORS);
+        sectors.truncate(if plain { 48 } else { sectors.len() });
+        Self { split, plain, given: own(GIVEN), surnames: own(SURNAMES), roots: own(ROOTS), sectors, legal: shared(LEGAL) }
     }
 
     /// A person or a company.
@@ -42,6 +46,9 @@ impl Names {
     /// Given name and surname, as a rule.
     pub(crate) fn person(&self, rng: &mut ChaCha8Rng) -> String {
         let (given, surname) = (self.given(rng), self.surname(rng));
+        if self.plain {
+            return format!("{given} {surname}");
+        }
         match rng.random_range(0..16) {
             0 => given,
             1 => format!("{given} {} {surname}", self.given(rng)),
@@ -52,7 +59,7 @@ impl Names {
 
     fn company(&self, rng: &mut ChaCha8Rng) -> String {
         let (sector, legal) = (pick(&self.sectors, rng), pick(&self.legal, rng));
-        match rng.random_range(0..20) {
+        match rng.random_range(0..if self.plain { 14 } else { 20 }) {
             0..3 => format!("{} {legal}", self.root(rng)),
             3..6 => format!("{} {sector}", self.root(rng)),
             6..8 => format!("{} {sector} {legal}", self.root(rng)),
@@ -73,10 +80,13 @@ impl Names {
     }
 
     fn given(&self, rng: &mut ChaCha8Rng) -> String {
-        if rng.random_ratio(1, 3) { self.blended(&self.given, rng) } else { pick(&self.given, rng).to_owned() }
+        if !self.plain && rng.random_ratio(1, 3) { self.blended(&self.given, rng) } else { pick(&self.given, rng).to_owned() }
     }
 
     fn surname(&self, rng: &mut ChaCha8Rng) -> String {
+        if self.plain {
+            return if rng.random_ratio(1, 3) { self.invented(rng) } else { pick(&self.surnames, rng).to_owned() };
+        }
         match rng.random_range(0..5) {
             0 => self.invented(rng),
             1 | 2 => self.blended(&self.surnames, rng),
@@ -85,6 +95,9 @@ impl Names {
     }
 
     fn root(&self, rng: &mut ChaCha8Rng) -> String {
+        if self.plain {
+            return if rng.random_ratio(1, 2) { self.invented(rng) } else { pick(&self.roots, rng).to_owned() };
+        }
         match rng.random_range(0..5) {
             0 => self.invented(rng),
             1 => self.blended(&self.roots, rng),
