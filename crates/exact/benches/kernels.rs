@@ -180,6 +180,15 @@ impl Bench<'_> {
         }
     }
 
+    /// What a step costs by itself: a thousand of them, each thread its part.
+    fn empty_steps(&self) {
+        let what = "1000 empty steps";
+        if self.wants(what) {
+            let timed = self.time(|_| (0..1000).for_each(|_| self.pool.run(4 * self.pool.threads(), |part| _ = black_box(part))));
+            println!("{what:<44} {:>10.1} us   (best {:>7.1})", timed.median * 1e6, timed.best * 1e6);
+        }
+    }
+
     fn operand_making(&self) {
         for (t, k) in [(1, 2048), (1, 8192), (512, 2048), (512, 8192)] {
             let what = format!("operands of {t} x {k}");
@@ -246,6 +255,7 @@ fn main() {
                 bench.limits();
                 bench.step();
                 bench.products(&[1, 2, 4, 8, 16], &[8, 128, 512]);
+                bench.empty_steps();
                 bench.operand_making();
                 bench.attention();
             });

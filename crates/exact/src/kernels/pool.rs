@@ -89,8 +89,8 @@ impl Lead {
 
 struct Shared {
     state: AtomicUsize,
-    /// The step's parts, in the order in which they are taken.
-    next: AtomicUsize,
+    /// For each thread, how many parts of its share of the step were taken.
+    taken: Vec<Line<AtomicUsize>>,
     step: UnsafeCell<Step>,
     /// The first panic of a part, for the caller.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -102,6 +102,10 @@ struct Shared {
     caller_parked: AtomicBool,
     caller: Mutex<Option<Thread>>,
 }
+
+/// A cache line of its own.
+#[repr(align(64))]
+struct Line<T>(T);
 
 #[derive(Clone, Copy)]
 struct Step {
@@ -136,7 +140,7 @@ impl Pool {
         let cores = affinity::cores();
         let shared = Arc::new(Shared {
             state: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
+            taken: (0..=others).map(|_| Line(AtomicUsize::new(0))).collect(),
             step: UnsafeCell::new(Step { parts: 0, run: None }),
             panic: Mutex::new(None),
             end: AtomicBool::new(false),
@@ -238,12 +242,14 @@ impl Pool {
         let run: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(run) };
         // SAFETY: this thread holds the turn, the last step is closed and nobody is inside.
         unsafe { *shared.step.get() = Step { parts, run: Some(run) } };
-        shared.next.store(0, Ordering::Relaxed);
+        for taken in &shared.taken {
+            taken.0.store(0, Ordering::Relaxed);
+        }
         let step = shared.state.load(Ordering::Relaxed) & !(STEP - 1);
         shared.state.store(step.wrapping_add(STEP) | OPEN, Ordering::SeqCst);
         shared.wake();
         let inside = Inside(shared);
-        shared.take(parts, run);
+        shared.take(0, parts, run);
         drop(inside);
         let panic = lock(&shared.panic).take();
         drop(turn);
@@ -277,21 +283,26 @@ impl Drop for Inside<'_> {
 }
 
 impl Shared {
-    /// Takes parts until none is left.
-    fn take(&self, parts: usize, run: &(dyn Fn(usize) + Sync)) {
+    /// Takes parts until none is left: this thread's own share first, one after the other, because they often lie one after the other in memory;
+    /// then what others have left of theirs.
+    fn take(&self, thread: usize, parts: usize, run: &(dyn Fn(usize) + Sync)) {
+        let threads = self.taken.len();
         IN_STEP.set(true);
         let ended = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let part = self.next.fetch_add(1, Ordering::Relaxed);
-                if part >= parts {
-                    return;
+            for owner in (thread..threads).chain(0..thread) {
+                let share = parts * owner / threads..parts * (owner + 1) / threads;
+                loop {
+                    let part = share.start + self.taken[owner].0.fetch_add(1, Ordering::Relaxed);
+                    if part >= share.end {
+                        break;
+                    }
+                    run(part);
                 }
-                run(part);
             }
         }));
         IN_STEP.set(false);
         if let Err(panic) = ended {
-            self.next.store(parts, Ordering::Relaxed);
+            self.taken.iter().for_each(|taken| taken.0.store(parts, Ordering::Relaxed));
             lock(&self.panic).get_or_insert(panic);
         }
     }
@@ -316,7 +327,7 @@ impl Shared {
             let Step { parts, run } = unsafe { *self.step.get() };
             if let Some(run) = run {
                 // SAFETY: the caller keeps the closure alive while anybody is inside.
-                self.take(parts, unsafe { &*run });
+                self.take(worker + 1, parts, unsafe { &*run });
             }
             done = step;
             // The last one out after the close tells the caller.

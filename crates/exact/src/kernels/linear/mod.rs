@@ -18,8 +18,11 @@ use packed::{BLOCK, Tail, View};
 use super::{Isa, Operands, Pool, slots::Slots};
 use crate::arith::clamp32;
 
-/// Blocks of rows that stay on one thread: a multiple of every tile's height.
-const UNIT: usize = 12;
+/// Blocks of rows that stay on one thread: a multiple of the heights of tiles, for one position and for more.
+const fn unit(positions: usize) -> usize {
+    if positions == 1 { 6 } else { 12 }
+}
+
 /// Bytes of operands that are multiplied with all rows of a thread before the next: they stay in the second-level cache.
 const CHUNK_BYTES: usize = 512 << 10;
 /// Least positions of a chunk: weights come from memory once per chunk.
@@ -45,21 +48,22 @@ pub fn linear_into(pool: &Pool, products: &mut [(&Packed, &mut [i32])], x: &Oper
     const MATRICES: usize = 4;
     assert!(x.fits(pool.isa()), "operands of {:?}, kernels of {:?}", x.isa(), pool.isa());
     for products in products.chunks_mut(MATRICES) {
+        let unit = unit(x.rows());
         let mut jobs: [Option<Job<'_>>; MATRICES] = [const { None }; MATRICES];
         for (job, (matrix, out)) in jobs.iter_mut().zip(products) {
             assert_eq!(x.cols(), matrix.cols(), "an operand has as many elements as the matrix has columns");
             assert_eq!(out.len(), x.rows() * matrix.rows(), "a result has one row of {} for each of {} operands", matrix.rows(), x.rows());
             let view = matrix.view();
-            *job = Some(Job { view, out: Slots::new(out), units: view.blocks().div_ceil(UNIT) });
+            *job = Some(Job { view, out: Slots::new(out), units: view.blocks().div_ceil(unit) });
         }
         let units: usize = jobs.iter().flatten().map(|job| job.units).sum();
-        // A few parts per thread: one that was held up leaves the rest to the others.
-        let parts = if pool.threads() == 1 { 1 } else { units.min(4 * pool.threads()) };
+        // Several parts per thread: one that was held up leaves the rest to the others.
+        let parts = if pool.threads() == 1 { 1 } else { units.min(8 * pool.threads()) };
         pool.run(parts, |part| {
             let mut mine = units * part / parts..units * (part + 1) / parts;
             for job in jobs.iter().flatten() {
                 let (first, last) = (mine.start.min(job.units), mine.end.min(job.units));
-                job.run(pool.isa(), first * UNIT..job.view.blocks().min(last * UNIT), x);
+                job.run(pool.isa(), first * unit..job.view.blocks().min(last * unit), x);
                 mine = mine.start.saturating_sub(job.units)..mine.end.saturating_sub(job.units);
             }
         });
