@@ -65,6 +65,10 @@ pub enum Command {
     /// Make, check and run model packages on this machine; register them on the chain
     #[command(subcommand)]
     Model(commands::model::Command),
+    /// Let a model on this machine continue a text; no chain, no money
+    Run(commands::run::Args),
+    /// Talk with a model on this machine; no chain, no money
+    Chat(commands::chat::Args),
     /// Show, bring, take out and send money
     #[command(subcommand)]
     Wallet(commands::wallet::Command),
@@ -151,6 +155,8 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Embed(args) => commands::embed::run(context, &args).await,
         Command::Job(command) => commands::job::run(context, command).await,
         Command::Model(command) => commands::model::run(context, &command).await,
+        Command::Run(args) => commands::run::run(context, &args),
+        Command::Chat(args) => commands::chat::run(context, &args),
         Command::Init(args) => commands::init::run(context, &args),
         Command::Config(command) => commands::config::run(context, &command),
         Command::Key(command) => commands::key::run(context, command),

@@ -39,6 +39,14 @@ impl Output {
         write_all(&format!("{}\n", text.trim_end_matches('\n')))
     }
 
+    /// Prints a piece of a text that goes on, at once.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn piece(self, text: &str) -> Result<(), Failure> {
+        write_all(text)
+    }
+
     /// Copies content as it is.
     ///
     /// # Errors

@@ -62,6 +62,14 @@ pub enum ModelError {
         /// What the parser says.
         reason: String,
     },
+    /// A GGUF file cannot be read.
+    #[error("{path} cannot be read as GGUF: {reason}")]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What the reader says.
+        reason: String,
+    },
     /// A tensor that the architecture needs is in none of the files.
     #[error("{path}: tensor {tensor} is missing; expected shape {expected:?}")]
     MissingTensor {
@@ -188,6 +196,47 @@ pub enum ModelError {
         /// The hash of what is there.
         found: String,
     },
+    /// The file packed for this machine is not what its package makes.
+    #[error("{path}: tensor {tensor} is not that of the package; remove the file, it is made again when the package is next used")]
+    Packed {
+        /// The packed file.
+        path: PathBuf,
+        /// The first tensor that differs.
+        tensor: String,
+    },
+    /// A package of the other kind of model.
+    #[error("{path} is {found}, and {needed} is needed")]
+    Family {
+        /// The package.
+        path: PathBuf,
+        /// "an encoder" or "a decoder".
+        needed: &'static str,
+        /// The other.
+        found: &'static str,
+    },
+    /// Somebody asked for an import to end.
+    #[error("interrupted; nothing was left behind")]
+    Interrupted,
+    /// A chat template cannot be used.
+    #[error("the model's chat template fails: {reason}")]
+    Template {
+        /// What the template engine says.
+        reason: String,
+    },
+    /// A prompt without ids.
+    #[error("the prompt has no tokens; write something")]
+    EmptyPrompt,
+    /// A prompt that there is no room for.
+    #[error("the prompt has {tokens} tokens; there is room for {room}. Shorten it: nothing is cut silently")]
+    PromptTooLong {
+        /// Its tokens.
+        tokens: usize,
+        /// Positions of the context, or those that memory was taken for.
+        room: usize,
+    },
+    /// A decoder cannot do what it was asked.
+    #[error(transparent)]
+    Decoder(#[from] quern_exact::decoder::DecoderError),
     /// A package is sound, but not the one that was asked for.
     #[error("{path} is package {found}; expected {expected}")]
     OtherPackage {

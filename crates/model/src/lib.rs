@@ -1,22 +1,31 @@
-//! Models: from a Hugging Face folder to an exact package, and from text to vectors. candle-core lives here and nowhere else.
+//! Models: from a checkpoint to an exact package, and from text to vectors and text. candle-core lives here and nowhere else.
 //!
 //! | part | what |
 //! |---|---|
 //! | [`Package`] | a model as it is hashed, stored and run: import, open, verify |
 //! | [`Tokenizer`] | text to ids and back |
-//! | [`Reference`] | the same model in floats, for comparison |
+//! | [`ChatTemplate`] | a conversation to a prompt |
+//! | [`Reference`], [`DecoderReference`] | the same model in floats, for comparison |
+//! | [`Session`] | generation on this machine, without a job |
+//! | [`bench`] | how fast a decoder runs here |
 //! | [`fidelity`] | how far the two are apart, over a corpus |
 
+mod bench;
 mod convert;
 mod error;
 mod fidelity;
 mod package;
+mod prompt;
 mod reference;
+mod session;
 mod source;
 mod tokenizer;
 
+pub use bench::{BenchReport, Shape, bench};
 pub use error::ModelError;
 pub use fidelity::{Corpus, Stratum, StratumReport, fidelity};
-pub use package::{ConversionRecord, Package, SourceRecord, TensorRecord};
-pub use reference::Reference;
-pub use tokenizer::Tokenizer;
+pub use package::{ConversionRecord, ImportOptions, ImportProgress, Package, PackedModel, PackedOrigin, SourceRecord, TensorRecord};
+pub use prompt::{ChatTemplate, Message};
+pub use reference::{DecoderReference, DecoderRows, Reference};
+pub use session::{Generation, Session};
+pub use tokenizer::{TextStream, Tokenizer};

@@ -32,6 +32,21 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The ids of a text that has its special tokens in it already, as a rendered chat template does: none is put around it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| ModelError::Tokenize { reason: error.to_string() })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of ids that come one by one.
+    #[must_use]
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream { tokenizer: self, ids: Vec::new(), first: 0, told: 0 }
+    }
+
     /// The number of ids of a text, special ones included.
     ///
     /// # Errors
@@ -52,6 +67,42 @@ impl Tokenizer {
     /// The one id put before each text, if the tokenizer puts any.
     pub(crate) fn prefix_id(&self) -> Result<Option<u32>, ModelError> {
         self.encode("").map(|ids| ids.first().copied())
+    }
+}
+
+/// Turns ids into text as they come. What several ids make together, a letter of several bytes for instance, comes with the last of them.
+#[derive(Debug)]
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    ids: Vec<u32>,
+    /// From here on ids are decoded: those before cannot change the text that follows.
+    first: usize,
+    /// Ids whose text was handed out.
+    told: usize,
+}
+
+impl TextStream<'_> {
+    /// The text that this id completes; often empty.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenize`] if the decoder fails.
+    pub fn push(&mut self, id: u32) -> Result<String, ModelError> {
+        self.ids.push(id);
+        let (old, new) = (self.tokenizer.decode(&self.ids[self.first..self.told])?, self.tokenizer.decode(&self.ids[self.first..])?);
+        if new.ends_with('\u{fffd}') {
+            return Ok(String::new());
+        }
+        (self.first, self.told) = (self.told, self.ids.len());
+        Ok(new.strip_prefix(&old).unwrap_or_default().to_owned())
+    }
+
+    /// The text of ids that are still incomplete at the end.
+    ///
+    /// # Errors
+    /// [`ModelError::Tokenize`] if the decoder fails.
+    pub fn finish(self) -> Result<String, ModelError> {
+        let (old, new) = (self.tokenizer.decode(&self.ids[self.first..self.told])?, self.tokenizer.decode(&self.ids[self.first..])?);
+        Ok(new.strip_prefix(&old).unwrap_or_default().to_owned())
     }
 }
 

@@ -50,7 +50,7 @@ fn an_opened_package_is_the_imported_one() {
     let package = Package::open(&imported.path).unwrap();
     assert_eq!(package.verify().unwrap(), package.root());
     let again = Package::open_verified(&imported.path, package.root()).unwrap();
-    assert_eq!(again.weights(), package.weights());
+    assert_eq!(again.weights().unwrap(), package.weights().unwrap());
     let error = Package::open_verified(&imported.path, PackageRoot(B256::repeat_byte(1))).unwrap_err();
     assert!(matches!(error, ModelError::OtherPackage { .. }), "{error}");
 }
@@ -101,7 +101,7 @@ fn the_root_is_what_the_protocol_page_says() {
     }
     let imported = Imported::new();
     let package = Package::open(&imported.path).unwrap();
-    let tensors: Vec<B256> = package.weights().tensors().map(|(_, tensor)| root(tensor)).collect();
+    let tensors: Vec<B256> = package.weights().unwrap().tensors().map(|(_, tensor)| root(tensor)).collect();
     let count = u32::try_from(tensors.len()).unwrap().to_be_bytes();
     let weights = keccak256([&[0x24][..], &count, &tree(tensors)[..]].concat());
     let tokenizer = keccak256(fs::read(imported.file("tokenizer.json")).unwrap());

@@ -1,6 +1,7 @@
 //! One file per command of the tree.
 
 pub mod audit;
+pub mod chat;
 pub mod completions;
 pub mod config;
 pub mod embed;
@@ -11,6 +12,7 @@ pub mod key;
 pub mod model;
 pub mod provider;
 mod registry;
+pub mod run;
 mod serve;
 pub mod store;
 pub mod wallet;

@@ -20,7 +20,7 @@ pub(crate) struct Decimal {
 }
 
 impl Decimal {
-    /// Reads a JSON number from 0 to below 10, with at most 18 digits and at most 30 decimal places; `None` for anything else.
+    /// Reads a JSON number from 0 to below 10^18, with at most 18 digits and at most 30 decimal places; `None` for anything else.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (number, exponent) = match text.split_once(['e', 'E']) {
             Some((number, exponent)) => (number, exponent.parse::<i32>().ok()?),
@@ -39,10 +39,41 @@ impl Decimal {
         }
         let places = places - i32::try_from(significant.len() - stripped.len()).ok()?;
         let length = i32::try_from(stripped.len()).ok()?;
-        if !(0..=30).contains(&places) || length > 18 || length - places > 1 {
+        if !(-17..=30).contains(&places) || length.max(length - places) > 18 {
             return None;
         }
-        Some(Self { digits: stripped.parse().ok()?, places: places.unsigned_abs() })
+        let digits: u64 = stripped.parse().ok()?;
+        match u32::try_from(places) {
+            Ok(places) => Some(Self { digits, places }),
+            // At most 18 digits in all.
+            Err(_) => Some(Self { digits: digits * 10u64.pow(places.unsigned_abs()), places: 0 }),
+        }
+    }
+
+    /// Whether it is below a whole number.
+    pub(crate) fn is_below(self, limit: u32) -> bool {
+        // At most 30 places: 10^30 · 2^32 < 2^132 does not fit, but digits end at 2^60.
+        match 10u128.pow(self.places).checked_mul(u128::from(limit)) {
+            Some(limit) => u128::from(self.digits) < limit,
+            None => true,
+        }
+    }
+
+    /// Whether it is less than another one; both are at least 1, so they have fewer than 18 places.
+    pub(crate) fn is_less(self, other: Self) -> bool {
+        let [a, b] = [self, other].map(|x| u128::from(x.digits));
+        a.saturating_mul(10u128.pow(other.places)) < b.saturating_mul(10u128.pow(self.places))
+    }
+
+    /// The number as a fraction: below 10^18 over a power of ten.
+    pub(crate) fn fraction(self) -> (u64, u128) {
+        (self.digits, 10u128.pow(self.places))
+    }
+}
+
+impl From<u32> for Decimal {
+    fn from(whole: u32) -> Self {
+        Self { digits: u64::from(whole), places: 0 }
     }
 }
 
@@ -79,8 +110,34 @@ mod tests {
         assert_eq!(Decimal::parse("1"), decimal(1, 0));
         assert_eq!(Decimal::parse("0.0"), decimal(0, 0));
         assert_eq!(Decimal::parse("0.01e2"), decimal(1, 0));
-        for refused in ["", "-1e-5", "1e-31", "10", "1e1", "NaN", "1e", "0x1", "1.2.3", "e-5", "0.1234567890123456789", "1e-99999999999"] {
+        assert_eq!(Decimal::parse("500000.0"), decimal(500_000, 0));
+        assert_eq!(Decimal::parse("1e6"), decimal(1_000_000, 0));
+        assert_eq!(Decimal::parse("1e17"), decimal(100_000_000_000_000_000, 0));
+        assert_eq!(Decimal::parse("10.5"), decimal(105, 1));
+        for refused in [
+            "",
+            "-1e-5",
+            "1e-31",
+            "1e18",
+            "1234567890123456789",
+            "NaN",
+            "1e",
+            "0x1",
+            "1.2.3",
+            "e-5",
+            "0.1234567890123456789",
+            "1e-99999999999",
+        ] {
             assert_eq!(Decimal::parse(refused), None, "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_decimal_is_below_what_is_above_it() {
+        for (text, limit, below) in
+            [("10", 10, false), ("9.999", 10, true), ("0", 1, true), ("1", 1, false), ("1.5", 1, false), ("1e-30", 1, true)]
+        {
+            assert_eq!(Decimal::parse(text).map(|decimal| decimal.is_below(limit)), Some(below), "{text} below {limit}");
         }
     }
 

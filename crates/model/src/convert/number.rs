@@ -52,6 +52,11 @@ impl Dyadic {
         Self { negative: bits >> 31 == 1, mantissa, exponent }
     }
 
+    /// Mantissa and exponent of the magnitude.
+    pub(crate) fn parts(self) -> (u32, i32) {
+        (self.mantissa, self.exponent)
+    }
+
     /// Below zero, or the float's negative zero.
     pub(crate) fn is_negative(self) -> bool {
         self.negative
@@ -88,11 +93,23 @@ impl Dyadic {
         if mantissa == 0 {
             return 0;
         }
+        // What fits 64 bits, as nearly everything does: twice 2^61, and twice 2^58.
+        let small = match power {
+            0..=37 => Some((mantissa << power, divisor)),
+            -26..0 => Some((mantissa, divisor << -power)),
+            _ => None,
+        };
+        if let Some((numerator, denominator)) = small {
+            let quotient = match direction {
+                Direction::Up => numerator.div_ceil(denominator),
+                Direction::HalfAway => (2 * numerator + denominator) / (2 * denominator),
+            };
+            return if quotient <= 1 << 47 { quotient } else { u64::MAX };
+        }
         // The mantissa is below 2^24: past 2^79 the quotient by 32 bits is past 2^47; below 2^-26 it is under a half.
         let (numerator, denominator) = match power {
             80.. => return u64::MAX,
             0..80 => (u128::from(mantissa) << power, u128::from(divisor)),
-            -26..0 => (u128::from(mantissa), u128::from(divisor) << -power),
             _ => return u64::from(direction == Direction::Up),
         };
         let quotient = match direction {

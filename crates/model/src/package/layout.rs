@@ -10,6 +10,11 @@
 //! | 64 | directory, 32 bytes per tensor: kind u32 (1 matrix, 2 matrix with bias, 3 table, 4 vector), rows u32, columns u32, 0 u32, offset u64, length u64 |
 //! | next multiple of 64 | the tensors. A matrix is its int8 weights row by row, u16 mantissas row by row, u8 shifts, and int32 biases where it has them; a table or vector is its int32 |
 
+use std::{
+    fs::File,
+    io::{Read as _, Seek as _, SeekFrom, Write},
+};
+
 use quern_exact::{
     bounds::GROUP,
     format::{FormatError, Q8Matrix, TableI32, VectorI32},
@@ -40,9 +45,12 @@ pub(crate) enum LayoutError {
     Tensor { tensor: TensorName, error: FormatError },
     #[error("{0}")]
     Weights(WeightsError),
+    #[error("tensor {at} of the list is not the next one, or not of its shape")]
+    Order { at: usize },
 }
 
 /// Where the parts of a tensor lie.
+#[derive(Debug)]
 struct Place {
     spec: TensorSpec,
     /// Offset and length of each part in bytes.
@@ -51,6 +59,7 @@ struct Place {
 }
 
 /// Where everything lies in the weights file of a header.
+#[derive(Debug)]
 struct Plan {
     places: Vec<Place>,
     /// Everything before the first tensor.
@@ -113,64 +122,141 @@ fn part_sizes(shape: TensorShape) -> Vec<usize> {
     }
 }
 
-/// The file of these tensors, which must be those of the header, in order.
-pub(crate) fn write<'a>(header: &Header, tensors: impl Iterator<Item = TensorRef<'a>>) -> Result<Vec<u8>, LayoutError> {
-    let plan = Plan::new(header)?;
-    let mut file = Vec::with_capacity(plan.length);
-    file.extend_from_slice(&plan.head);
-    for tensor in tensors {
+/// Writes the file of a header's tensors, one after the other.
+pub(crate) struct Writer<W> {
+    plan: Plan,
+    out: W,
+    /// Tensors written.
+    tensors: usize,
+}
+
+impl<W: Write> Writer<W> {
+    /// Writes everything that stands before the first tensor.
+    pub(crate) fn new(header: &Header, mut out: W) -> Result<Self, WriteError> {
+        let plan = Plan::new(header)?;
+        out.write_all(&plan.head)?;
+        Ok(Self { plan, out, tensors: 0 })
+    }
+
+    /// Writes the next tensor of the list.
+    pub(crate) fn tensor(&mut self, tensor: TensorRef<'_>) -> Result<(), WriteError> {
+        match self.plan.places.get(self.tensors) {
+            Some(place) if place.spec.shape == tensor.shape() => {}
+            _ => return Err(WriteError::Layout(LayoutError::Order { at: self.tensors })),
+        }
+        self.tensors += 1;
         match tensor {
             TensorRef::Matrix(matrix) => {
-                append(&mut file, matrix.weights().iter().map(|w| w.cast_unsigned()));
-                append(&mut file, matrix.mantissas().iter().flat_map(|m| m.to_le_bytes()));
-                append(&mut file, matrix.shifts().iter().copied());
-                if let Some(bias) = matrix.bias() {
-                    append(&mut file, bias.iter().flat_map(|b| b.to_le_bytes()));
-                }
+                self.part(matrix.weights().iter().map(|w| w.to_le_bytes()))?;
+                self.part(matrix.mantissas().iter().map(|m| m.to_le_bytes()))?;
+                self.part(matrix.shifts().iter().map(|t| t.to_le_bytes()))?;
+                matrix.bias().map_or(Ok(()), |bias| self.part(bias.iter().map(|b| b.to_le_bytes())))
             }
-            TensorRef::Table(table) => append(&mut file, table.data().iter().flat_map(|x| x.to_le_bytes())),
-            TensorRef::Vector(vector) => append(&mut file, vector.as_slice().iter().flat_map(|x| x.to_le_bytes())),
+            TensorRef::Table(table) => self.part(table.data().iter().map(|x| x.to_le_bytes())),
+            TensorRef::Vector(vector) => self.part(vector.as_slice().iter().map(|x| x.to_le_bytes())),
         }
     }
-    if file.len() == plan.length { Ok(file) } else { Err(LayoutError::Length { expected: plan.length as u64, found: file.len() as u64 }) }
+
+    fn part<const N: usize>(&mut self, mut elements: impl ExactSizeIterator<Item = [u8; N]>) -> Result<(), WriteError> {
+        const CHUNK: usize = 1 << 18;
+        let bytes = elements.len() * N;
+        let mut chunk = Vec::with_capacity(CHUNK * N);
+        while elements.len() > 0 {
+            chunk.clear();
+            chunk.extend(elements.by_ref().take(CHUNK).flatten());
+            self.out.write_all(&chunk)?;
+        }
+        let padding = [0; ALIGNMENT];
+        Ok(self.out.write_all(&padding[..bytes.next_multiple_of(ALIGNMENT) - bytes])?)
+    }
+
+    /// What was written to, and its length; every tensor of the header must have been written.
+    pub(crate) fn finish(self) -> Result<(W, u64), WriteError> {
+        if self.tensors != self.plan.places.len() {
+            return Err(WriteError::Layout(LayoutError::Order { at: self.tensors }));
+        }
+        Ok((self.out, self.plan.length as u64))
+    }
 }
 
-fn append(file: &mut Vec<u8>, part: impl Iterator<Item = u8>) {
-    file.extend(part);
-    file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
+/// Why a file was not written.
+#[derive(Debug, Error)]
+pub(crate) enum WriteError {
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
 }
 
-/// The tensors in a file, each well formed. Every byte of the file is accounted for.
-pub(crate) fn read(header: &Header, file: &[u8]) -> Result<Vec<Tensor>, LayoutError> {
-    let plan = Plan::new(header)?;
-    let Some((magic, rest)) = file.split_first_chunk::<8>() else { return Err(LayoutError::Magic) };
-    if magic != MAGIC {
-        return Err(LayoutError::Magic);
-    }
-    if let Some(found) = rest.first_chunk().map(|bytes| u32::from_le_bytes(*bytes)).filter(|found| *found != VERSION) {
-        return Err(LayoutError::Version { found });
-    }
-    if file.len() != plan.length {
-        return Err(LayoutError::Length { expected: plan.length as u64, found: file.len() as u64 });
-    }
-    if let Some(at) = plan.head.iter().zip(file).position(|(expected, found)| expected != found) {
-        return Err(LayoutError::Directory { at });
-    }
-    plan.places.iter().map(|place| tensor(place, file)).collect()
+/// Why a tensor was not read.
+#[derive(Debug, Error)]
+pub(crate) enum ReadError {
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
 }
 
-fn tensor(place: &Place, file: &[u8]) -> Result<Tensor, LayoutError> {
+/// A weights file whose length and directory are those of a header. Tensors are read one at a time.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    plan: Plan,
+    file: File,
+}
+
+impl Reader {
+    /// Checks everything but the tensors.
+    pub(crate) fn new(header: &Header, mut file: File) -> Result<Self, ReadError> {
+        let plan = Plan::new(header)?;
+        let length = file.metadata()?.len();
+        let mut head = Vec::new();
+        (&mut file).take(plan.head.len() as u64).read_to_end(&mut head)?;
+        let Some((magic, rest)) = head.split_first_chunk::<8>() else { return Err(LayoutError::Magic.into()) };
+        if magic != MAGIC {
+            return Err(LayoutError::Magic.into());
+        }
+        if let Some(found) = rest.first_chunk().map(|bytes| u32::from_le_bytes(*bytes)).filter(|found| *found != VERSION) {
+            return Err(LayoutError::Version { found }.into());
+        }
+        if length != plan.length as u64 {
+            return Err(LayoutError::Length { expected: plan.length as u64, found: length }.into());
+        }
+        if let Some(at) = plan.head.iter().zip(&head).position(|(expected, found)| expected != found) {
+            return Err(LayoutError::Directory { at }.into());
+        }
+        Ok(Self { plan, file })
+    }
+
+    /// Bytes of the file.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.plan.length as u64
+    }
+
+    /// The tensors in order, each well formed. Together they account for every byte behind the directory.
+    pub(crate) fn tensors(&mut self) -> impl Iterator<Item = Result<(TensorName, Tensor), ReadError>> {
+        let Self { plan, file } = self;
+        plan.places.iter().map(|place| {
+            let start = place.parts.first().map_or(place.end, |(start, _)| *start);
+            let mut bytes = vec![0; place.end - start];
+            file.seek(SeekFrom::Start(start as u64))?;
+            file.read_exact(&mut bytes)?;
+            Ok((place.spec.name, tensor(place, start, &bytes)?))
+        })
+    }
+}
+
+fn tensor(place: &Place, first: usize, bytes: &[u8]) -> Result<Tensor, LayoutError> {
     let name = place.spec.name;
-    for (start, bytes) in &place.parts {
-        let end = start + bytes;
-        let padding = &file[end..end.next_multiple_of(ALIGNMENT)];
+    for (start, length) in &place.parts {
+        let end = start + length;
+        let padding = &bytes[end - first..end.next_multiple_of(ALIGNMENT) - first];
         if let Some(at) = padding.iter().position(|byte| *byte != 0) {
             return Err(LayoutError::Padding { at: end + at, tensor: name });
         }
     }
     let part = |at: usize| {
-        let (start, bytes) = place.parts[at];
-        &file[start..start + bytes]
+        let (start, length) = place.parts[at];
+        &bytes[start - first..start - first + length]
     };
     let i32s = |at| part(at).as_chunks::<4>().0.iter().map(|four| i32::from_le_bytes(*four)).collect::<Vec<_>>();
     let malformed = |error| LayoutError::Tensor { tensor: name, error };

@@ -17,6 +17,9 @@ pub struct ConversionRecord {
     pub weights_root: B256,
     /// keccak of tokenizer.json.
     pub tokenizer_hash: B256,
+    /// keccak of chat.json, where the package has one; informative.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_hash: Option<B256>,
     /// Root of every tensor, in the order that is hashed.
     pub tensors: Vec<TensorRecord>,
     /// The files that were converted.

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tempfile::TempDir;
+
 use super::{HEADER_FILE, RECORD_FILE, WEIGHTS_FILE};
 use crate::ModelError;
 
@@ -21,37 +23,64 @@ pub(super) fn check_destination(out: &Path, replace: bool) -> Result<(), ModelEr
     if is_package { Ok(()) } else { Err(ModelError::NotReplaced { path: out.to_owned() }) }
 }
 
-/// Writes the files into a temporary folder beside `out`, flushes them to the disk, and renames. Where a package is replaced there is a
-/// moment with none under the name, never a mixture.
-pub(super) fn write_folder(out: &Path, replace: bool, files: &[(&str, &[u8])]) -> Result<(), ModelError> {
-    let parent = parent_of(out);
-    fs::create_dir_all(&parent).map_err(ModelError::write(&parent))?;
-    let staging = tempfile::Builder::new().prefix(".quern-import-").tempdir_in(&parent).map_err(ModelError::write(&parent))?;
-    let folder = staging.path().join("new");
-    fs::create_dir(&folder).map_err(ModelError::write(&folder))?;
-    for (name, content) in files {
-        let path = folder.join(name);
-        let written = File::create_new(&path).and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
-        written.map_err(ModelError::write(&path))?;
-    }
-    sync_folder(&folder)?;
-
-    check_destination(out, replace)?;
-    let old = staging.path().join("old");
-    let replaces = out.symlink_metadata().is_ok();
-    if replaces {
-        fs::rename(out, &old).map_err(ModelError::write(out))?;
-    }
-    if let Err(error) = fs::rename(&folder, out) {
-        if replaces {
-            fs::rename(&old, out).map_err(ModelError::write(out))?;
-        }
-        return Err(ModelError::write(out)(error));
-    }
-    sync_folder(&parent)
+/// A package that is being written: a temporary folder beside its place, which is removed unless [`Staging::commit`] is reached.
+pub(super) struct Staging {
+    parent: PathBuf,
+    staging: TempDir,
+    folder: PathBuf,
 }
 
-fn parent_of(out: &Path) -> PathBuf {
+impl Staging {
+    pub(super) fn new(out: &Path) -> Result<Self, ModelError> {
+        let parent = parent_of(out);
+        fs::create_dir_all(&parent).map_err(ModelError::write(&parent))?;
+        let staging = tempfile::Builder::new().prefix(".quern-import-").tempdir_in(&parent).map_err(ModelError::write(&parent))?;
+        let folder = staging.path().join("new");
+        fs::create_dir(&folder).map_err(ModelError::write(&folder))?;
+        Ok(Self { parent, staging, folder })
+    }
+
+    /// Where a file of the package is now.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Where the packed file is now.
+    pub(super) fn packed_path(&self) -> PathBuf {
+        self.staging.path().join("packed")
+    }
+
+    /// Writes a whole file and flushes it to the disk.
+    pub(super) fn write(&self, name: &str, content: &[u8]) -> Result<(), ModelError> {
+        let path = self.path(name);
+        let written = File::create_new(&path).and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
+        written.map_err(ModelError::write(path))
+    }
+
+    /// Renames the folder to its place, and the packed file, where there is one, to its own. Where a package is replaced there is a moment with
+    /// none under the name, never a mixture.
+    pub(super) fn commit(self, out: &Path, replace: bool, packed: &Path) -> Result<(), ModelError> {
+        sync_folder(&self.folder)?;
+        check_destination(out, replace)?;
+        let old = self.staging.path().join("old");
+        let replaces = out.symlink_metadata().is_ok();
+        if replaces {
+            fs::rename(out, &old).map_err(ModelError::write(out))?;
+        }
+        if let Err(error) = fs::rename(&self.folder, out) {
+            if replaces {
+                fs::rename(&old, out).map_err(ModelError::write(out))?;
+            }
+            return Err(ModelError::write(out)(error));
+        }
+        if self.packed_path().exists() {
+            fs::rename(self.packed_path(), packed).map_err(ModelError::write(packed))?;
+        }
+        sync_folder(&self.parent)
+    }
+}
+
+pub(super) fn parent_of(out: &Path) -> PathBuf {
     match out.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),

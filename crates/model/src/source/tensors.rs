@@ -1,46 +1,44 @@
-//! The tensors of a Hugging Face folder, read with candle-core: one safetensors file or several with an index.
+//! The tensors of a Hugging Face folder: one safetensors file or several with an index. Files stay on the disk; a tensor is read piece by
+//! piece, so that no more of it than its reader wants is in memory.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{Read as _, Seek as _, SeekFrom},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
-use candle_core::{DType, Device, Tensor, safetensors::BufferedSafetensors};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::{Floats, TensorSource};
 use crate::{
     ModelError,
-    convert::{f32_bits_of_bf16, f32_bits_of_f16, is_finite},
+    convert::{f32_bits_of_bf16, f32_bits_of_f16},
 };
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-
-/// One safetensors file in memory.
-struct File {
-    path: PathBuf,
-    tensors: BufferedSafetensors,
-}
+/// Longest header of a safetensors file, by the format's definition.
+const MAX_HEADER: u64 = 100_000_000;
 
 /// The weights of a folder.
-pub(crate) struct SourceTensors {
+pub(crate) struct SafeTensors {
     /// The file that names them all: the only one, or the index.
     path: PathBuf,
-    files: Vec<File>,
-    /// Which file holds a tensor.
-    holder: BTreeMap<String, usize>,
+    tensors: BTreeMap<String, Place>,
     /// Name and sha256 of each file that was read.
     pub(crate) sources: Vec<(String, String)>,
 }
 
-/// A tensor of finite floats, as bits of f32. Whatever the file's type, each element is exactly the file's number.
-#[derive(Debug)]
-pub(crate) struct Floats {
-    pub(crate) path: PathBuf,
-    pub(crate) name: String,
-    pub(crate) shape: Vec<usize>,
-    pub(crate) bits: Vec<u32>,
+/// Where a tensor lies.
+struct Place {
+    path: PathBuf,
+    kind: String,
+    shape: Vec<usize>,
+    /// Bytes from the start of the file.
+    bytes: Range<u64>,
 }
 
 #[derive(Deserialize)]
@@ -48,8 +46,16 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-impl SourceTensors {
-    /// Reads every safetensors file of a folder and the list of their tensors.
+/// A tensor's line in the header of a file.
+#[derive(Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: (u64, u64),
+}
+
+impl SafeTensors {
+    /// Reads the list of tensors of every safetensors file of a folder, and hashes the files.
     pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
         let single = folder.join(SINGLE);
         let index = folder.join(INDEX);
@@ -77,115 +83,134 @@ impl SourceTensors {
             });
         };
 
-        let mut source = Self { path, files: Vec::new(), holder: BTreeMap::new(), sources: index_hash.into_iter().collect() };
+        let mut source = Self { path, tensors: BTreeMap::new(), sources: index_hash.into_iter().collect() };
         for name in names {
-            source.add(folder, &name)?;
+            let path = folder.join(&name);
+            for (tensor, place) in list(&path)? {
+                source.tensors.insert(tensor, place);
+            }
+            source.sources.push((name, sha256_file(&path)?));
         }
         Ok(source)
     }
+}
 
-    fn add(&mut self, folder: &Path, name: &str) -> Result<(), ModelError> {
-        let path = folder.join(name);
-        let content = std::fs::read(&path).map_err(ModelError::read(&path))?;
-        let bytes = content.len() as u64;
-        self.sources.push((name.to_owned(), sha256_hex(&content)));
-        let tensors = BufferedSafetensors::new(content).map_err(|error| ModelError::SafeTensors {
-            path: path.clone(),
-            bytes,
-            reason: first_line(&error),
-        })?;
-        for (tensor, _) in tensors.tensors() {
-            self.holder.insert(tensor, self.files.len());
-        }
-        self.files.push(File { path, tensors });
-        Ok(())
+impl TensorSource for SafeTensors {
+    fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
     }
 
-    /// All names, in order.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.holder.keys().map(String::as_str)
-    }
-
-    /// A float tensor of exactly this shape, every element finite.
-    pub(crate) fn floats(&self, name: &str, expected: &[usize]) -> Result<Floats, ModelError> {
-        let file = self.file_of(name, expected)?;
-        let corrupt = |reason| ModelError::SafeTensors { path: file.path.clone(), bytes: 0, reason };
-        let view = file.tensors.get(name).map_err(|error| corrupt(first_line(&error)))?;
-        if view.shape() != expected {
-            return Err(ModelError::Shape {
-                path: file.path.clone(),
-                tensor: name.to_owned(),
-                expected: expected.to_vec(),
-                found: view.shape().to_vec(),
-            });
-        }
-        let halves = |bits: fn(u16) -> u32| view.data().as_chunks::<2>().0.iter().map(|two| bits(u16::from_le_bytes(*two))).collect();
-        let bits: Vec<u32> = match DType::try_from(view.dtype()) {
-            Ok(DType::F32) => view.data().as_chunks::<4>().0.iter().map(|four| u32::from_le_bytes(*four)).collect(),
-            Ok(DType::F16) => halves(f32_bits_of_f16),
-            Ok(DType::BF16) => halves(f32_bits_of_bf16),
-            _ => {
-                return Err(ModelError::ElementType {
-                    path: file.path.clone(),
-                    tensor: name.to_owned(),
-                    found: format!("{:?}", view.dtype()),
-                });
-            }
+    fn rows(&self, name: &str, expected: &[usize], rows: Range<usize>) -> Result<Floats, ModelError> {
+        let Some(place) = self.tensors.get(name) else {
+            return Err(ModelError::MissingTensor { path: self.path.clone(), tensor: name.to_owned(), expected: expected.to_vec() });
         };
-        // The parser has checked that the data of a tensor is as long as its shape says; a short one must not pass as a small tensor.
-        if bits.len() != expected.iter().product::<usize>() {
-            return Err(corrupt(format!("tensor {name} has {} elements for shape {expected:?}", bits.len())));
-        }
-        let floats = Floats { path: file.path.clone(), name: name.to_owned(), shape: expected.to_vec(), bits };
-        match floats.bits.iter().position(|bits| !is_finite(*bits)) {
-            None => Ok(floats),
-            Some(at) => Err(ModelError::NotFinite {
-                value: if floats.bits[at] & 0x7f_ffff == 0 { "infinity" } else { "NaN" },
-                index: floats.index(at),
-                path: floats.path,
-                tensor: floats.name,
-            }),
-        }
-    }
-
-    /// The same tensor for the float reference.
-    pub(crate) fn candle(&self, name: &str, expected: &[usize]) -> Result<Tensor, ModelError> {
-        let file = self.file_of(name, expected)?;
-        let failed = |error: candle_core::Error| ModelError::Reference { doing: format!("loading {name}"), reason: first_line(&error) };
-        let tensor = file.tensors.load(name, &Device::Cpu).and_then(|tensor| tensor.to_dtype(DType::F32)).map_err(failed)?;
-        if tensor.dims() != expected {
+        if place.shape != expected {
             return Err(ModelError::Shape {
-                path: file.path.clone(),
+                path: place.path.clone(),
                 tensor: name.to_owned(),
                 expected: expected.to_vec(),
-                found: tensor.dims().to_vec(),
+                found: place.shape.clone(),
             });
         }
-        Ok(tensor)
-    }
-
-    fn file_of(&self, name: &str, expected: &[usize]) -> Result<&File, ModelError> {
-        let missing = || ModelError::MissingTensor { path: self.path.clone(), tensor: name.to_owned(), expected: expected.to_vec() };
-        self.holder.get(name).and_then(|at| self.files.get(*at)).ok_or_else(missing)
+        let Some(size) = float_size(&place.kind) else {
+            return Err(ModelError::ElementType { path: place.path.clone(), tensor: name.to_owned(), found: place.kind.clone() });
+        };
+        let width: usize = expected.iter().skip(1).product();
+        let start = place.bytes.start + (rows.start * width * size) as u64;
+        let mut data = vec![0; rows.len() * width * size];
+        let mut file = File::open(&place.path).map_err(ModelError::read(&place.path))?;
+        file.seek(SeekFrom::Start(start)).and_then(|_| file.read_exact(&mut data)).map_err(ModelError::read(&place.path))?;
+        let halves = |bits: fn(u16) -> u32| data.as_chunks::<2>().0.iter().map(|two| bits(u16::from_le_bytes(*two))).collect();
+        let bits = match place.kind.as_str() {
+            "F16" => halves(f32_bits_of_f16),
+            "BF16" => halves(f32_bits_of_bf16),
+            _ => data.as_chunks::<4>().0.iter().map(|four| u32::from_le_bytes(*four)).collect(),
+        };
+        Floats { path: place.path.clone(), name: name.to_owned(), shape: expected.to_vec(), first: rows.start * width, bits }.finite()
     }
 }
 
-impl Floats {
-    /// The place of an element: row and column in a matrix.
-    pub(crate) fn index(&self, at: usize) -> Vec<usize> {
-        match self.shape[..] {
-            [_, columns] => vec![at / columns, at % columns],
-            _ => vec![at],
-        }
+/// Bytes of an element; `None` for types that are not converted.
+fn float_size(kind: &str) -> Option<usize> {
+    match kind {
+        "F32" => Some(4),
+        "F16" | "BF16" => Some(2),
+        _ => None,
     }
+}
+
+/// Bits of an element of any type that the format has; `None` for names that it does not have.
+fn bits(kind: &str) -> Option<u64> {
+    Some(match kind {
+        "F4" => 4,
+        "F6_E2M3" | "F6_E3M2" => 6,
+        "BOOL" | "U8" | "I8" | "F8_E5M2" | "F8_E4M3" | "F8_E8M0" => 8,
+        "U16" | "I16" | "F16" | "BF16" => 16,
+        "U32" | "I32" | "F32" => 32,
+        "U64" | "I64" | "F64" | "C64" => 64,
+        _ => return None,
+    })
+}
+
+/// The tensors of a file. The data must be covered from end to end, without a gap or an overlap, by tensors as long as their shapes say.
+fn list(path: &Path) -> Result<Vec<(String, Place)>, ModelError> {
+    let mut file = File::open(path).map_err(ModelError::read(path))?;
+    let length = file.metadata().map_err(ModelError::read(path))?.len();
+    let corrupt = |reason: String| ModelError::SafeTensors { path: path.to_owned(), bytes: length, reason };
+    let mut size = [0; 8];
+    if length < 8 {
+        return Err(corrupt("it ends before its header".to_owned()));
+    }
+    file.read_exact(&mut size).map_err(ModelError::read(path))?;
+    let header_length = u64::from_le_bytes(size);
+    if header_length > MAX_HEADER || header_length > length - 8 {
+        return Err(corrupt(format!("its header claims {header_length} bytes")));
+    }
+    let mut header = vec![0; usize::try_from(header_length).unwrap_or(0)];
+    file.read_exact(&mut header).map_err(ModelError::read(path))?;
+    let mut fields: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&header).map_err(|error| corrupt(format!("its header is no JSON object: {error}")))?;
+    fields.remove("__metadata__");
+    let data = 8 + header_length;
+    let mut tensors = Vec::with_capacity(fields.len());
+    for (name, value) in fields {
+        let Entry { dtype, shape, data_offsets: (start, end) } =
+            serde_json::from_value(value).map_err(|error| corrupt(format!("tensor {name}: {error}")))?;
+        let elements = shape.iter().try_fold(1u64, |product, n| product.checked_mul(*n as u64));
+        let bits = elements.zip(bits(&dtype)).and_then(|(elements, bits)| elements.checked_mul(bits));
+        if start > end || bits != (end - start).checked_mul(8) {
+            return Err(corrupt(format!("tensor {name} has bytes {start} to {end} for shape {shape:?} of {dtype}")));
+        }
+        let bytes = data.saturating_add(start)..data.saturating_add(end);
+        tensors.push((name, Place { path: path.to_owned(), kind: dtype, shape, bytes }));
+    }
+    tensors.sort_by_key(|(_, place)| (place.bytes.start, place.bytes.end));
+    let mut at = data;
+    for (name, place) in &tensors {
+        if place.bytes.start != at {
+            return Err(corrupt(format!("tensor {name} begins at byte {}, the one before it ends at {at}", place.bytes.start)));
+        }
+        at = place.bytes.end;
+    }
+    if at != length {
+        return Err(corrupt(format!("its tensors end at byte {at}")));
+    }
+    Ok(tensors)
 }
 
 /// sha256 in lowercase hexadecimal.
 pub(crate) fn sha256_hex(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(content))
 }
 
-/// candle's errors may carry a backtrace behind their message.
-fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or("unknown error").to_owned()
+/// sha256 of a file, in lowercase hexadecimal.
+pub(crate) fn sha256_file(path: &Path) -> Result<String, ModelError> {
+    let mut file = File::open(path).map_err(ModelError::read(path))?;
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut file, &mut hasher).map_err(ModelError::read(path))?;
+    Ok(hex(&hasher.finalize()))
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

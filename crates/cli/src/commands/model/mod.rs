@@ -1,12 +1,13 @@
 //! `quern model`: make, look at, check and run model packages on this machine; register them on the chain and list those that are.
 
+mod bench;
 mod embed;
 mod fidelity;
+mod import;
 mod show;
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Subcommand;
 use quern_model::{ModelError, Package};
 use quern_types::PackageRoot;
@@ -21,20 +22,12 @@ use crate::{
 /// Commands of `quern model`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Convert a Hugging Face folder (config.json, safetensors, tokenizer.json) into a package
+    /// Convert a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file into a package
     ///
-    /// The conversion is exact integer arithmetic: whoever imports the same files gets the same root, on any machine.
+    /// Encoders: BERT. Decoders: Llama, SmolLM2, Mistral, Qwen2, Qwen2.5, Qwen3. A configuration that asks for other arithmetic is refused by field. The
+    /// conversion is exact integer arithmetic: whoever imports the same files gets the same root, on any machine.
     #[command(after_long_help = show::JSON)]
-    Import {
-        /// Folder of a BERT encoder
-        dir: PathBuf,
-        /// Folder to write; it is there whole or not at all
-        #[arg(long, value_name = "PACKAGE")]
-        out: PathBuf,
-        /// Replace PACKAGE if it is a package; anything else is never replaced
-        #[arg(long)]
-        force: bool,
-    },
+    Import(import::Args),
     /// Show a package's header, roots, sizes and where it came from
     #[command(after_long_help = show::JSON)]
     Show {
@@ -60,6 +53,8 @@ pub enum Command {
     ///
     /// Prints 1 - cosine per stratum with its bounds. Ends 3 if a bound is broken.
     Fidelity(fidelity::Args),
+    /// Measure how fast a decoder runs on this machine
+    Bench(bench::Args),
     /// Register a package on the chain, so that jobs can name it
     Register(registry::RegisterArgs),
     /// List the models on the chain; needs no key
@@ -73,14 +68,12 @@ pub enum Command {
 /// Whatever keeps the command from doing its work; a check that does not hold.
 pub async fn run(context: &Context, command: &Command) -> anyhow::Result<()> {
     match command {
-        Command::Import { dir, out, force } => {
-            let package = Package::import(dir, out, *force).with_context(|| format!("cannot import {}", dir.display()))?;
-            show::show(context, &package)
-        }
+        Command::Import(args) => import::run(context, args),
         Command::Show { package } => show::show(context, &Package::open(package)?),
         Command::Verify { package, root } => verify(context, package.clone(), *root),
         Command::Embed(args) => embed::run(context, args),
         Command::Fidelity(args) => fidelity::run(context, args),
+        Command::Bench(args) => bench::run(context, args),
         Command::Register(args) => registry::register(context, args).await,
         Command::List => registry::list(context).await,
     }

@@ -33,7 +33,11 @@ fn text(package: &Package, macs: u64) -> String {
         ("tokenizer hash", format!("{:?}", record.tokenizer_hash)),
         ("model", format!("{}, profile q8a16", family(header.family))),
         ("layers", format!("{} of {} heads x {} dims, ffn {}", header.layers, header.heads, header.head_dim, header.ffn)),
-        ("vector", format!("{} int16 (Q15), {}, unit length", header.dim, pooling(header.pooling))),
+        if package.is_decoder() {
+            ("heads", format!("{} of queries over {} of keys and values; {}", header.heads, header.kv_heads, window(header.window)))
+        } else {
+            ("vector", format!("{} int16 (Q15), {}, unit length", header.dim, pooling(header.pooling)))
+        },
         ("context", format!("{} tokens", header.context)),
         ("vocabulary", format!("{} ids", header.vocabulary)),
         ("constants", format!("E = {}, c = {} (Q24)", header.epsilon, header.score_scale)),
@@ -59,6 +63,7 @@ fn header_json(header: &Header) -> Value {
         "headDim": header.head_dim,
         "ffn": header.ffn,
         "context": header.context,
+        "window": header.window,
         "epsilon": header.epsilon,
         "scoreScale": header.score_scale,
         "norm": header.norm,
@@ -68,6 +73,8 @@ fn header_json(header: &Header) -> Value {
         "tokenTypes": header.token_types,
         "prefixId": id(header.prefix_id),
         "paddingId": id(header.padding_id),
+        "stopIds": header.stop_ids.iter().copied().filter_map(id).collect::<Vec<_>>(),
+        "rotaryDims": header.rotary_dims,
         "words": header.to_words().to_vec(),
     })
 }
@@ -78,6 +85,10 @@ fn id(id: u32) -> Option<u32> {
 
 fn family(family: u32) -> &'static str {
     if family == header::FAMILY_ENCODER { "encoder (BERT)" } else { "decoder (Llama)" }
+}
+
+fn window(window: u32) -> String {
+    if window == 0 { "a position sees all before it".to_owned() } else { format!("a position sees the last {window}") }
 }
 
 fn pooling(pooling: u32) -> &'static str {

@@ -7,9 +7,10 @@ use candle_core::{D, Device, Result, Tensor};
 use candle_nn::ops::{layer_norm, softmax_last_dim};
 use quern_exact::layout::{LayerTensor, TensorName};
 
+use super::tensor;
 use crate::{
     ModelError,
-    source::{Pooling, Source},
+    source::{EncoderSource, Pooling, Source, TensorSource as _},
 };
 
 /// A BERT encoder in f32.
@@ -55,13 +56,20 @@ impl Reference {
     /// # Errors
     /// As importing the folder: missing or corrupt files, other arithmetic, tensors that are missing or have another shape.
     pub fn open(folder: &Path) -> std::result::Result<Self, ModelError> {
-        let source = Source::read(folder)?;
+        let source = match Source::read(folder)? {
+            Source::Encoder(source) => source,
+            Source::Decoder(_) => return Err(ModelError::Family { path: folder.to_owned(), needed: "an encoder", found: "a decoder" }),
+        };
+        Self::load(&source)
+    }
+
+    fn load(source: &EncoderSource) -> std::result::Result<Self, ModelError> {
         let config = &source.config;
         let [vocabulary, dim, ffn, context, types] =
             [config.vocabulary, config.dim, config.ffn, config.context, config.token_types].map(|n| n as usize);
         let load = |name: TensorName, suffix: &str, shape: &[usize]| {
             let name = source.checkpoint_name(name).unwrap_or_default();
-            source.tensors.candle(&format!("{name}{suffix}"), shape)
+            tensor(&source.tensors.floats(&format!("{name}{suffix}"), shape)?)
         };
         let norm = |gain, bias| Ok::<_, ModelError>(Norm { gain: load(gain, "", &[dim])?, bias: load(bias, "", &[dim])? });
         let failed =

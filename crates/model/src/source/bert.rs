@@ -1,11 +1,8 @@
-//! config.json and the sentence-transformers files beside it: which arithmetic a folder asks for.
-
-use std::{collections::BTreeMap, path::Path};
+//! config.json of a BERT encoder and the sentence-transformers files beside it: which arithmetic a folder asks for.
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use super::sha256_hex;
+use super::fields::{Fields, Reader};
 use crate::{
     ModelError,
     convert::{Decimal, attention_scale, norm_epsilon},
@@ -60,6 +57,21 @@ const FIXED: &[(&str, &str)] = &[
     ("sliding_window", "null"),
 ];
 
+/// Fields that [`BertConfig`] is made of.
+const READ: &[&str] = &[
+    "model_type",
+    "hidden_act",
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "pad_token_id",
+    "layer_norm_eps",
+];
+
 /// How the rows of all positions become one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pooling {
@@ -90,18 +102,9 @@ pub(crate) struct BertConfig {
 }
 
 impl BertConfig {
-    /// Reads config.json, modules.json and the pooling module of a folder.
-    pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
-        let mut reader = Reader { folder, files: Vec::new() };
-        let path = folder.join("config.json");
-        let fields: BTreeMap<String, Box<RawValue>> = reader.json("config.json")?.ok_or_else(|| ModelError::MissingFile {
-            path: path.clone(),
-            needed_for: "it says which architecture the weights are for; a Hugging Face model folder holds it",
-        })?;
-        let fields = Fields { path: &path, fields };
+    /// Reads config.json's fields, modules.json and the pooling module of a folder.
+    pub(crate) fn read(mut reader: Reader<'_>, fields: &Fields) -> Result<Self, ModelError> {
         let mut notes = Vec::new();
-
-        fields.text("model_type", &["bert"])?;
         fields.text("hidden_act", &["gelu"])?;
         for (name, expected) in FIXED {
             fields.fixed(name, expected)?;
@@ -115,7 +118,7 @@ impl BertConfig {
             context: fields.count("max_position_embeddings")?,
             token_types: fields.count("type_vocab_size")?,
             padding_id: fields.optional_id("pad_token_id")?,
-            eps: fields.decimal("layer_norm_eps")?,
+            eps: fields.epsilon("layer_norm_eps")?,
             eps_text: fields.raw("layer_norm_eps").unwrap_or_default().to_owned(),
             pooling: Pooling::Mean,
             notes: Vec::new(),
@@ -124,11 +127,7 @@ impl BertConfig {
         if !config.dim.is_multiple_of(config.heads) {
             return Err(fields.refuse("num_attention_heads", config.heads, format!("a divisor of hidden_size {}", config.dim)));
         }
-        for name in fields.unknown() {
-            notes.push(format!(
-                "config.json: field {name} is not known to this importer and was ignored; compare with `quern model fidelity`"
-            ));
-        }
+        notes.extend(fields.unknown_notes(&[READ, NEUTRAL], FIXED));
         let pooling = read_pooling(&mut reader, config.dim, &mut notes)?;
         Ok(Self { pooling, notes, files: reader.files, ..config })
     }
@@ -173,85 +172,6 @@ impl BertConfig {
     }
 }
 
-/// The fields of a JSON object, as text: numbers must not pass through a float.
-struct Fields<'a> {
-    path: &'a Path,
-    fields: BTreeMap<String, Box<RawValue>>,
-}
-
-impl Fields<'_> {
-    fn raw(&self, name: &str) -> Option<&str> {
-        self.fields.get(name).map(|value| value.get())
-    }
-
-    fn refuse(&self, name: &str, found: impl ToString, expected: impl Into<String>) -> ModelError {
-        ModelError::Field { path: self.path.to_owned(), field: name.to_owned(), found: found.to_string(), expected: expected.into() }
-    }
-
-    fn required(&self, name: &str, expected: &str) -> Result<&str, ModelError> {
-        self.raw(name).ok_or_else(|| self.refuse(name, "missing", expected))
-    }
-
-    fn text(&self, name: &str, supported: &[&str]) -> Result<(), ModelError> {
-        let expected = format!("one of {supported:?}");
-        let found = self.required(name, &expected)?;
-        let known = serde_json::from_str::<String>(found).is_ok_and(|text| supported.contains(&text.as_str()));
-        if known { Ok(()) } else { Err(self.refuse(name, found, expected)) }
-    }
-
-    fn fixed(&self, name: &str, expected: &str) -> Result<(), ModelError> {
-        match self.raw(name) {
-            None | Some("null") => Ok(()),
-            Some(found) if found == expected => Ok(()),
-            Some(found) => Err(self.refuse(name, found, format!("{expected}, or no such field"))),
-        }
-    }
-
-    fn count(&self, name: &str) -> Result<u32, ModelError> {
-        const EXPECTED: &str = "a whole number from 1 to 2^24";
-        let found = self.required(name, EXPECTED)?;
-        match found.parse() {
-            Ok(count @ 1..=0x100_0000) => Ok(count),
-            _ => Err(self.refuse(name, found, EXPECTED)),
-        }
-    }
-
-    fn optional_id(&self, name: &str) -> Result<Option<u32>, ModelError> {
-        match self.raw(name) {
-            None | Some("null") => Ok(None),
-            Some(found) => match found.parse() {
-                Ok(header::NO_ID) | Err(_) => Err(self.refuse(name, found, "an id, or null")),
-                Ok(id) => Ok(Some(id)),
-            },
-        }
-    }
-
-    fn decimal(&self, name: &str) -> Result<Decimal, ModelError> {
-        const EXPECTED: &str = "a number from 0 to below 10, at most 18 digits and 30 decimal places";
-        let found = self.required(name, EXPECTED)?;
-        Decimal::parse(found).ok_or_else(|| self.refuse(name, found, EXPECTED))
-    }
-
-    /// Names that are in no list of this file.
-    fn unknown(&self) -> Vec<&str> {
-        const READ: &[&str] = &[
-            "model_type",
-            "hidden_act",
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-            "type_vocab_size",
-            "pad_token_id",
-            "layer_norm_eps",
-        ];
-        let known = |name: &str| READ.contains(&name) || NEUTRAL.contains(&name) || FIXED.iter().any(|(fixed, _)| *fixed == name);
-        self.fields.keys().map(String::as_str).filter(|name| !known(name)).collect()
-    }
-}
-
 /// One line of sentence-transformers' modules.json.
 #[derive(Deserialize)]
 struct Module {
@@ -274,7 +194,7 @@ fn read_pooling(reader: &mut Reader<'_>, dim: u32, notes: &mut Vec<String>) -> R
                 Some("Normalize") => normalises = true,
                 _ => {
                     return Err(ModelError::Field {
-                        path: reader.folder.join("modules.json"),
+                        path: reader.folder().join("modules.json"),
                         field: "type".to_owned(),
                         found: format!("{:?}", module.kind),
                         expected: "Transformer, Pooling or Normalize; other modules change the vector".to_owned(),
@@ -289,46 +209,20 @@ fn read_pooling(reader: &mut Reader<'_>, dim: u32, notes: &mut Vec<String>) -> R
         );
     }
     let name = format!("{pooling_folder}/config.json");
-    let path = reader.folder.join(&name);
-    let Some(fields) = reader.json(&name)? else {
+    let Some(fields) = reader.fields(&name)? else {
         notes.push("no pooling configuration (1_Pooling/config.json): the mean over all positions is assumed".to_owned());
         return Ok(Pooling::Mean);
     };
-    let fields = Fields { path: &path, fields };
     if let Some(found) = fields.raw("word_embedding_dimension").filter(|found| *found != dim.to_string()) {
         return Err(fields.refuse("word_embedding_dimension", found, format!("hidden_size {dim}")));
     }
-    let modes: Vec<&str> = fields
-        .fields
-        .iter()
-        .filter(|(name, value)| name.starts_with("pooling_mode") && value.get() == "true")
-        .map(|(name, _)| name.as_str())
-        .collect();
+    let modes: Vec<&str> =
+        fields.iter().filter(|(name, value)| name.starts_with("pooling_mode") && *value == "true").map(|(name, _)| name).collect();
     match modes[..] {
         ["pooling_mode_mean_tokens"] => Ok(Pooling::Mean),
         ["pooling_mode_cls_token"] => Ok(Pooling::First),
         _ => {
             Err(fields.refuse("pooling_mode_*", format!("{modes:?}"), "exactly one of pooling_mode_mean_tokens and pooling_mode_cls_token"))
         }
-    }
-}
-
-/// Reads the JSON files of a folder and remembers what it read.
-struct Reader<'a> {
-    folder: &'a Path,
-    files: Vec<(String, String)>,
-}
-
-impl Reader<'_> {
-    /// `None` if there is no such file.
-    fn json<T: serde::de::DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, ModelError> {
-        let path = self.folder.join(name);
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(ModelError::read(path)(error)),
-        };
-        self.files.push((name.to_owned(), sha256_hex(&text)));
-        serde_json::from_slice(&text).map(Some).map_err(ModelError::json(path))
     }
 }
