@@ -8,10 +8,11 @@
 //! | [`Reference`], [`DecoderReference`] | the same model in floats, for comparison |
 //! | [`Session`] | generation on this machine, without a job |
 //! | [`bench`] | how fast a decoder runs here |
-//! | [`fidelity`] | how far the two are apart, over a corpus |
+//! | [`divergence`], [`fidelity`] | how far the two are apart, over a corpus |
 
 mod bench;
 mod convert;
+mod divergence;
 mod error;
 mod fidelity;
 mod package;
@@ -22,6 +23,7 @@ mod source;
 mod tokenizer;
 
 pub use bench::{BenchReport, Shape, bench};
+pub use divergence::{DivergenceReport, divergence};
 pub use error::ModelError;
 pub use fidelity::{Corpus, Stratum, StratumReport, fidelity};
 pub use package::{ConversionRecord, ImportOptions, ImportProgress, Package, PackedModel, PackedOrigin, SourceRecord, TensorRecord};

@@ -19,7 +19,7 @@ use quern_exact::{
     layout::TensorRef,
     reference,
 };
-use quern_model::{DecoderReference, ImportOptions, Message, ModelError, Package, PackedOrigin, Session};
+use quern_model::{Corpus, DecoderReference, ImportOptions, Message, ModelError, Package, PackedOrigin, Session};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -480,6 +480,31 @@ fn forms_of_the_same_checkpoint_have_the_same_root() {
     let bare: Tensors =
         tensors.iter().map(|(name, tensor)| (name.strip_prefix("model.").unwrap_or(name).to_owned(), tensor.clone())).collect();
     assert_eq!(root(&config, &bare, Type::F32), plain);
+}
+
+#[test]
+fn the_divergence_over_a_corpus_holds_for_the_model_and_for_no_other() {
+    let imported = Imported::new("llama", &[], |_| ());
+    let corpus = TempDir::new().unwrap();
+    for (name, text) in [
+        ("lines", "the mill turns\nold water is in the river\n"),
+        ("words", "grain\nflour\n"),
+        ("long", "the old wheel turns . day and night"),
+    ] {
+        fs::create_dir(corpus.path().join(name)).unwrap();
+        fs::write(corpus.path().join(name).join("a.txt"), text).unwrap();
+    }
+    let corpus = Corpus::read(corpus.path()).unwrap();
+    let reports = |reference: &Path| {
+        quern_model::divergence(&imported.package, &DecoderReference::open(reference).unwrap(), &corpus, &pool(2)).unwrap()
+    };
+    let found = reports(imported.folder.path());
+    assert_eq!(found.iter().map(|report| report.positions).collect::<Vec<_>>(), [4 + 7, 2 + 2, 9]);
+    assert!(found.iter().all(|report| report.mean < 5e-3 && report.mean > 0.0 && report.worst >= report.mean), "{found:?}");
+    // The same weights turned at another speed.
+    let other = Imported::new("llama", &[("rope_theta", json!(100))], |_| ());
+    let found = reports(other.folder.path());
+    assert!(found.iter().any(|report| !report.holds()), "{found:?}");
 }
 
 /// The form that is hashed, read back from the file, is what the plain conversion makes.

@@ -44,7 +44,6 @@ pub(super) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
         None => std::thread::available_parallelism().context("cannot tell the number of cores; give --threads")?,
     };
     let pool = Arc::new(Pool::new(Isa::detect(), threads));
-    pool.pin_caller();
     let start = std::time::Instant::now();
     let (name, decoder) = match (&args.package, args.shape) {
         (Some(path), _) => (path.display().to_string(), Package::open(path)?.decoder(Arc::clone(&pool))?),

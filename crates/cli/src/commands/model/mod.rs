@@ -51,7 +51,7 @@ pub enum Command {
     Embed(embed::Args),
     /// Compare a package with the float model that it was made of, over a corpus
     ///
-    /// Prints 1 - cosine per stratum with its bounds. Ends 3 if a bound is broken.
+    /// Prints 1 - cosine of an encoder's vectors, or the divergence of a decoder's distributions, per stratum with its bounds. Ends 3 if a bound is broken.
     Fidelity(fidelity::Args),
     /// Measure how fast a decoder runs on this machine
     Bench(bench::Args),
