@@ -1,5 +1,6 @@
 //! The auditor: the ledger derived again from events and proven against the chain's state, and jobs computed again to the bit.
 
+mod generated;
 mod history;
 mod job;
 mod jobs;

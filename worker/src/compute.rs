@@ -1,10 +1,10 @@
 //! Computing: one thread of its own that takes one job at a time and spreads its items over as many threads as configured.
 //!
-//! One at a time, because an encoder uses all threads for one job as well as for several, a job that is done earlier is submitted earlier, and the energy
+//! One at a time, because a model uses all threads for one job as well as for several, a job that is done earlier is submitted earlier, and the energy
 //! counters of the machine cannot tell jobs apart.
 
 use std::{
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,17 +18,34 @@ use quern_commit::{
     blob::{OutputRecord, OutputSet},
     work::{work_leaf, work_root},
 };
-use quern_exact::{encoder::Encoder, header::Header};
-use quern_types::B256;
+use quern_exact::{
+    decoder::{DecoderError, Rule},
+    encoder::Encoder,
+};
+use quern_types::{B256, JobKind, JobSpec};
 use tokio::sync::oneshot;
 
 use crate::{
     Error, Result,
-    energy::{Energy, Meter, process_cpu_time},
+    energy::{Energy, Mark, Meter, process_cpu_time},
+    generate::Generation,
+    load::{Load, embed_load},
+    models::Engine,
 };
 
 /// Items per thread between two looks at whether the job is still wanted.
 const ITEMS_PER_LOOK: usize = 16;
+/// Longest time between two readings of the energy counters, which wrap.
+const ENERGY_EVERY: Duration = Duration::from_secs(300);
+
+/// What is to be computed.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// A vector of each item.
+    Embed { encoder: Arc<Encoder>, items: Vec<Vec<u32>> },
+    /// Samples of ids of each item.
+    Generate(Generation),
+}
 
 /// What comes out of a job's items.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,34 +56,36 @@ pub(crate) struct Computed {
     pub(crate) work_root: B256,
     pub(crate) blob: Vec<u8>,
     pub(crate) energy: Energy,
-    /// Multiply-adds done.
-    pub(crate) work: u64,
+    /// What was done.
+    pub(crate) load: Load,
     /// Wall time.
     pub(crate) took: Duration,
 }
 
-/// Multiply-adds that an item of this many ids takes: the products with the weights, and attention. Items that are refused take none.
-pub(crate) fn item_work(header: &Header, len: usize) -> u64 {
-    if len > header.context as usize {
-        return 0;
-    }
-    let [dim, layers, heads, kv_heads, head_dim, ffn] =
-        [header.dim, header.layers, header.heads, header.kv_heads, header.head_dim, header.ffn].map(u64::from);
-    let linear = layers * (dim * head_dim * (2 * heads + 2 * kv_heads) + 2 * ffn * dim);
-    let len = len as u64;
-    len * linear + 2 * layers * heads * head_dim * len * len
+/// The rule of a generate job; `None` of another.
+pub(crate) fn rule(spec: &JobSpec) -> Option<Rule> {
+    let max_output = NonZeroU32::new(spec.max_output).filter(|_| spec.kind == JobKind::Generate)?;
+    Some(Rule { max_output, stop_ids: spec.stop_ids, temperature: spec.temperature, min_p: spec.min_p, seed: spec.seed.0 })
 }
 
-/// Multiply-adds of all items.
-pub(crate) fn work_of(header: &Header, items: &[Vec<u32>]) -> u64 {
-    items.iter().map(|item| item_work(header, item.len())).sum()
+impl Task {
+    /// What a job asks of its items; `None` where the model is of another kind.
+    pub(crate) fn new(engine: &Engine, spec: &JobSpec, items: Vec<Vec<u32>>, kv_limit: u64) -> Option<Self> {
+        match (engine, spec.kind) {
+            (Engine::Encoder(encoder), JobKind::Embed) => Some(Self::Embed { encoder: encoder.clone(), items }),
+            (Engine::Decoder(decoder), JobKind::Generate) => {
+                let (decoder, rule) = (decoder.clone(), rule(spec)?);
+                Some(Self::Generate(Generation { decoder, items, samples: spec.samples_per_item, rule, kv_limit }))
+            }
+            _ => None,
+        }
+    }
 }
 
 struct Request {
-    encoder: Arc<Encoder>,
-    items: Vec<Vec<u32>>,
+    task: Task,
     wanted: Arc<AtomicBool>,
-    reply: oneshot::Sender<Option<Computed>>,
+    reply: oneshot::Sender<Result<Option<Computed>, DecoderError>>,
 }
 
 /// The computing thread. Dropping it lets the thread end after the job at hand.
@@ -85,7 +104,7 @@ impl Computer {
         let (requests, incoming) = mpsc::sync_channel::<Request>(queue);
         let run = move || {
             while let Ok(request) = incoming.recv() {
-                let computed = compute(&request.encoder, &request.items, threads, &meter, &request.wanted);
+                let computed = compute(&request.task, threads, &meter, &request.wanted);
                 // The caller may have gone: then nobody wants the result.
                 let _ = request.reply.send(computed);
             }
@@ -98,28 +117,87 @@ impl Computer {
     /// Computes; `None` where the job was not wanted any more before it ended.
     ///
     /// # Errors
-    /// [`Error::ComputeGone`].
-    pub(crate) async fn compute(&self, encoder: Arc<Encoder>, items: Vec<Vec<u32>>, wanted: Arc<AtomicBool>) -> Result<Option<Computed>> {
+    /// [`Error::ComputeGone`]; [`Error::Memory`].
+    pub(crate) async fn compute(&self, task: Task, wanted: Arc<AtomicBool>) -> Result<Option<Computed>> {
         let (reply, answer) = oneshot::channel();
-        let request = Request { encoder, items, wanted, reply };
+        let request = Request { task, wanted, reply };
         self.requests.try_send(request).map_err(|_| Error::ComputeGone)?;
-        answer.await.map_err(|_| Error::ComputeGone)
+        Ok(answer.await.map_err(|_| Error::ComputeGone)??)
     }
 }
 
-/// Computes on this thread and `threads - 1` others.
-pub(crate) fn compute(
-    encoder: &Encoder,
-    items: &[Vec<u32>],
-    threads: NonZeroUsize,
-    meter: &Meter,
-    wanted: &AtomicBool,
-) -> Option<Computed> {
-    let (mark, cpu_before, began) = (meter.mark(), process_cpu_time(), Instant::now());
+/// Time and energy of a computation.
+struct Stopwatch<'a> {
+    meter: &'a Meter,
+    began: Instant,
+    /// Of the piece that is running.
+    piece: Instant,
+    mark: Mark,
+    cpu: Duration,
+    energy: Option<Energy>,
+}
+
+impl<'a> Stopwatch<'a> {
+    fn start(meter: &'a Meter) -> Self {
+        let now = Instant::now();
+        Self { meter, began: now, piece: now, mark: meter.mark(), cpu: process_cpu_time(), energy: None }
+    }
+
+    /// Called again and again: ends a piece before the counters can wrap.
+    fn look(&mut self) {
+        if self.piece.elapsed() >= ENERGY_EVERY {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) -> Energy {
+        let cpu = process_cpu_time();
+        let piece = self.meter.since(&self.mark, cpu.saturating_sub(self.cpu));
+        let sum = self.energy.map_or(piece, |energy| energy.and(piece));
+        (self.piece, self.mark, self.cpu, self.energy) = (Instant::now(), self.meter.mark(), cpu, Some(sum));
+        sum
+    }
+
+    fn stop(mut self) -> (Energy, Duration) {
+        (self.cut(), self.began.elapsed())
+    }
+}
+
+/// Computes on this thread and `threads - 1` others; a decoder on the threads of its pool. `None` where `wanted` became false.
+///
+/// # Errors
+/// No memory for one sequence alone.
+pub(crate) fn compute(task: &Task, threads: NonZeroUsize, meter: &Meter, wanted: &AtomicBool) -> Result<Option<Computed>, DecoderError> {
+    let mut watch = Stopwatch::start(meter);
+    let mut look = || {
+        watch.look();
+        wanted.load(Ordering::Relaxed)
+    };
+    let (outputs, leaves, load) = match task {
+        Task::Embed { encoder, items } => match embed(encoder, items, threads, &mut look) {
+            Some((records, leaves)) => (OutputSet::Embed(records), leaves, embed_load(encoder.header(), items)),
+            None => return Ok(None),
+        },
+        Task::Generate(generation) => match generation.run(&mut look)? {
+            Some(made) => (OutputSet::Generate { samples: generation.samples, outputs: made.records }, made.leaves, made.load),
+            None => return Ok(None),
+        },
+    };
+    // A job has 1 to 65,536 items of 1 to 256 samples, so there is a tree over them.
+    let root = outputs.tree().unwrap_or_else(|error| unreachable!("{error}")).root();
+    let blob = outputs.to_blob().unwrap_or_else(|error| unreachable!("{error}"));
+    let work_root = work_root(leaves).unwrap_or_else(|error| unreachable!("{error}"));
+    let (energy, took) = watch.stop();
+    Ok(Some(Computed { outputs, output_root: root.hash, output_len: root.count, work_root, blob, energy, load, took }))
+}
+
+type Embedded = (Vec<OutputRecord<i16>>, Vec<B256>);
+
+fn embed(encoder: &Encoder, items: &[Vec<u32>], threads: NonZeroUsize, wanted: &mut dyn FnMut() -> bool) -> Option<Embedded> {
     let mut records = Vec::with_capacity(items.len());
     let mut leaves = Vec::with_capacity(items.len());
     for some in items.chunks(ITEMS_PER_LOOK * threads.get()) {
-        if !wanted.load(Ordering::Relaxed) {
+        if !wanted() {
             return None;
         }
         // The rows of the final norm are hashed where they were computed, and dropped: only the leaves are kept.
@@ -130,48 +208,5 @@ pub(crate) fn compute(
             records.push(record);
         }
     }
-    let outputs = OutputSet::Embed(records);
-    // A job has 1 to 65,536 items, so there is a tree over them.
-    let root = outputs.tree().unwrap_or_else(|error| unreachable!("{error}")).root();
-    let blob = outputs.to_blob().unwrap_or_else(|error| unreachable!("{error}"));
-    let work_root = work_root(leaves).unwrap_or_else(|error| unreachable!("{error}"));
-    let took = began.elapsed();
-    let energy = meter.since(&mark, process_cpu_time().saturating_sub(cpu_before));
-    let work = work_of(encoder.header(), items);
-    Some(Computed { outputs, output_root: root.hash, output_len: root.count, work_root, blob, energy, work, took })
-}
-
-/// How fast this machine computes: measured at the start, and again with every job.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Speed {
-    macs_per_sec: f64,
-}
-
-impl Speed {
-    /// Measures with made-up items of 64 ids for about half a second.
-    pub(crate) fn measure(encoder: &Encoder, threads: NonZeroUsize) -> Self {
-        let header = encoder.header();
-        let ids = header.vocabulary.max(1);
-        let len = header.context.min(64);
-        let items: Vec<Vec<u32>> = (0..2 * threads.get()).map(|_| (0..len).map(|at| (at * 31) % ids).collect()).collect();
-        let (began, mut done) = (Instant::now(), 0u64);
-        while began.elapsed() < Duration::from_millis(500) {
-            encoder.embed_map(&items, threads, |_, _| ());
-            done += work_of(header, &items);
-        }
-        Self { macs_per_sec: done as f64 / began.elapsed().as_secs_f64() }
-    }
-
-    /// Takes a job into account: a fifth of the new figure, so that one odd job does not decide.
-    pub(crate) fn learn(&mut self, work: u64, took: Duration) {
-        // Shorter ones measure the clock.
-        if took >= Duration::from_millis(20) && work > 0 {
-            self.macs_per_sec = 0.8 * self.macs_per_sec + 0.2 * (work as f64 / took.as_secs_f64());
-        }
-    }
-
-    /// Multiply-adds per second, at least 1.
-    pub(crate) fn macs_per_sec(&self) -> u64 {
-        self.macs_per_sec.max(1.0) as u64
-    }
+    Some((records, leaves))
 }

@@ -37,6 +37,11 @@ pub struct Config {
     pub max_jobs: usize,
     /// Longest input that is taken, in ids. Default 8,388,608 (32 MiB): it is held in memory while the job is computed.
     pub max_input_len: u64,
+    /// Most ids that all outputs of a job may have together. Default 4,194,304: they are held in memory until they are stored.
+    pub max_output_len: u64,
+    /// Bytes that the keys and values of a generate job may take: a job with a longer sequence is not claimed, and a job of many sequences computes as
+    /// many side by side as fit. Default: half of the memory that is free when the models are loaded.
+    pub kv_limit_bytes: Option<u64>,
     /// Seconds before the delivery deadline that are kept free for storing, submitting and being included. Default 20: ten blocks of an OP Stack chain.
     pub margin_secs: u64,
     /// Where a posted job must stand before it is claimed. Default `latest`: a reorganisation that takes the job back takes the claim back with it, so only
@@ -99,6 +104,8 @@ impl Config {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             max_jobs: 4,
             max_input_len: 8 << 20,
+            max_output_len: 4 << 20,
+            kv_limit_bytes: None,
             margin_secs: 20,
             begin_at: Head::Latest,
             gas_reserve_wei: 1_000_000_000_000_000,

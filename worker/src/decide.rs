@@ -14,8 +14,10 @@ pub(crate) enum InputState {
     Unknown,
     /// It is here and matches root, length and number of items.
     Checked {
-        /// Multiply-adds that the job takes.
-        work: u64,
+        /// Milliseconds that the job takes here, at most.
+        millis: u64,
+        /// Bytes of the keys and values of its longest sequence.
+        kv_bytes: u64,
     },
 }
 
@@ -61,10 +63,12 @@ pub(crate) struct Question<'a> {
     pub(crate) max_input_len: u64,
     /// The input.
     pub(crate) input: InputState,
-    /// Work of the jobs in hand, in multiply-adds.
-    pub(crate) backlog: u64,
-    /// Measured speed of this machine, in multiply-adds per second; at least 1.
-    pub(crate) speed: u64,
+    /// Milliseconds that the jobs in hand take.
+    pub(crate) backlog_ms: u64,
+    /// Most ids that all outputs of a job may have together.
+    pub(crate) max_output_len: u64,
+    /// Bytes that the keys and values of a sequence may take.
+    pub(crate) kv_limit: u64,
     /// Seconds that storing, submitting and being included may take, kept free before the deadline.
     pub(crate) margin_secs: u64,
 }
@@ -100,7 +104,7 @@ pub enum Refusal {
     },
     /// Nobody registered the model.
     ModelUnregistered,
-    /// The package is not among `--model`, or was not the registered one.
+    /// The package is not among `--package`, or was not the registered one.
     ModelNotHeld,
     /// The model's family does not do this kind of job.
     KindNotOfModel,
@@ -130,6 +134,20 @@ pub enum Refusal {
         /// Its ids.
         ids: u64,
         /// The most that is taken.
+        limit: u64,
+    },
+    /// The outputs may be longer than the worker takes.
+    OutputTooLong {
+        /// Ids that all outputs can have together.
+        ids: u64,
+        /// The most that is taken.
+        limit: u64,
+    },
+    /// A sequence of the job needs more memory for its keys and values than there is.
+    CacheTooLarge {
+        /// Bytes of the longest sequence.
+        bytes: u64,
+        /// Bytes that one may take.
         limit: u64,
     },
     /// The input cannot be fetched, or what was fetched is not what the job commits to.
@@ -181,6 +199,8 @@ impl Refusal {
             Self::RisesTooLate { .. } => "rises-too-late",
             Self::ClaimTimeOver { .. } => "claim-time-over",
             Self::InputTooLong { .. } => "input-too-long",
+            Self::OutputTooLong { .. } => "output-too-long",
+            Self::CacheTooLarge { .. } => "cache-too-large",
             Self::InputUnavailable { .. } => "input-unavailable",
             Self::TooSlow { .. } => "too-slow",
             Self::StakeTooLow { .. } => "stake-too-low",
@@ -198,7 +218,7 @@ impl fmt::Display for Refusal {
             Self::Designated { provider } => write!(f, "it is for provider {provider} only"),
             Self::Malformed { fault } => write!(f, "its specification is out of bounds: {fault}"),
             Self::ModelUnregistered => f.write_str("nobody registered its model"),
-            Self::ModelNotHeld => f.write_str("its model is not held here: import the package and name it with --model"),
+            Self::ModelNotHeld => f.write_str("its model is not held here: import the package and name it with --package"),
             Self::KindNotOfModel => f.write_str("its kind is not what the model's family does"),
             Self::NoPrice => f.write_str("no price is set for its model: set one in the worker's configuration"),
             Self::PriceTooLow { offered, asked } => write!(f, "it pays at most {offered} units, we ask {asked}"),
@@ -207,6 +227,12 @@ impl fmt::Display for Refusal {
             }
             Self::ClaimTimeOver { claim_by } => write!(f, "the time to claim it ended at {claim_by}"),
             Self::InputTooLong { ids, limit } => write!(f, "its input has {ids} ids, more than the {limit} that are taken here"),
+            Self::OutputTooLong { ids, limit } => {
+                write!(f, "its outputs may have {ids} ids, more than the {limit} that are taken here (--max-output-len)")
+            }
+            Self::CacheTooLarge { bytes, limit } => {
+                write!(f, "the keys and values of its longest sequence take {bytes} bytes, more than the {limit} that there are (--kv-limit-bytes)")
+            }
             Self::InputUnavailable { fault } => write!(f, "its input cannot be had: {fault}"),
             Self::TooSlow { needed_secs, given_secs } => {
                 write!(f, "it needs {needed_secs} s here, with margin and jobs in hand, and gives {given_secs} s")
@@ -243,6 +269,10 @@ fn judge(q: &Question<'_>) -> Result<Decision, Refusal> {
     if spec.input_len > q.max_input_len {
         return Err(Refusal::InputTooLong { ids: spec.input_len, limit: q.max_input_len });
     }
+    let most_output = u64::from(spec.max_output).saturating_mul(spec.output_count().into());
+    if most_output > q.max_output_len {
+        return Err(Refusal::OutputTooLong { ids: most_output, limit: q.max_output_len });
+    }
     if q.now > spec.claim_by {
         return Err(Refusal::ClaimTimeOver { claim_by: spec.claim_by });
     }
@@ -251,12 +281,15 @@ fn judge(q: &Question<'_>) -> Result<Decision, Refusal> {
         return Err(Refusal::RisesTooLate { pays_at, claim_by: spec.claim_by });
     }
     let given_secs = u64::from(spec.deliver_within);
-    // A lower bound before the input is known: each id costs something, and the margin is needed in any case.
-    let work = match q.input {
-        InputState::Unknown => spec.input_len,
-        InputState::Checked { work } => work,
+    let millis = match q.input {
+        // Before the input is known: the margin is needed in any case.
+        InputState::Unknown => 0,
+        InputState::Checked { kv_bytes, .. } if kv_bytes > q.kv_limit => {
+            return Err(Refusal::CacheTooLarge { bytes: kv_bytes, limit: q.kv_limit });
+        }
+        InputState::Checked { millis, .. } => millis,
     };
-    let alone_secs = seconds(work, q.speed).saturating_add(q.margin_secs);
+    let alone_secs = millis.div_ceil(1_000).saturating_add(q.margin_secs);
     if alone_secs > given_secs {
         return Err(Refusal::TooSlow { needed_secs: alone_secs, given_secs });
     }
@@ -276,7 +309,7 @@ fn judge(q: &Question<'_>) -> Result<Decision, Refusal> {
     if q.jobs_in_hand >= q.max_jobs {
         return Ok(Decision::Hold(Refusal::Busy { jobs: q.jobs_in_hand }));
     }
-    let needed_secs = seconds(q.backlog.saturating_add(work), q.speed).saturating_add(q.margin_secs);
+    let needed_secs = q.backlog_ms.saturating_add(millis).div_ceil(1_000).saturating_add(q.margin_secs);
     if needed_secs > given_secs {
         return Ok(Decision::Hold(Refusal::TooSlow { needed_secs, given_secs }));
     }
@@ -284,11 +317,6 @@ fn judge(q: &Question<'_>) -> Result<Decision, Refusal> {
         InputState::Unknown => Decision::FetchInput,
         InputState::Checked { .. } => Decision::Claim,
     })
-}
-
-/// Seconds for this much work, rounded up.
-fn seconds(work: u64, speed: u64) -> u64 {
-    work.div_ceil(speed.max(1))
 }
 
 /// The first second in which a claim fixes a price that is at least ours, whatever length the output will have.
@@ -386,11 +414,16 @@ mod tests {
             jobs_in_hand: 0,
             max_jobs: 4,
             max_input_len: 1_000_000,
-            input: InputState::Checked { work: 1_000 },
-            backlog: 0,
-            speed: 100,
+            input: InputState::Checked { millis: 10_000, kv_bytes: 0 },
+            backlog_ms: 0,
+            max_output_len: 1_000,
+            kv_limit: 1 << 20,
             margin_secs: 20,
         }
+    }
+
+    fn taking(millis: u64) -> InputState {
+        InputState::Checked { millis, kv_bytes: 0 }
     }
 
     #[test]
@@ -415,7 +448,7 @@ mod tests {
             (Question { max_input_len: 39, ..question(&base) }, Refusal::InputTooLong { ids: 40, limit: 39 }),
             (Question { now: 2_001, ..question(&base) }, Refusal::ClaimTimeOver { claim_by: 2_000 }),
             (Question { now: 1_005, ..question(&late) }, Refusal::RisesTooLate { pays_at: 1_477, claim_by: 1_010 }),
-            (Question { speed: 24, ..question(&base) }, Refusal::TooSlow { needed_secs: 62, given_secs: 60 }),
+            (Question { input: taking(41_001), ..question(&base) }, Refusal::TooSlow { needed_secs: 62, given_secs: 60 }),
         ];
         for (question, refusal) in refusals {
             assert_eq!(decide(&question), Decision::Refuse(refusal));
@@ -434,7 +467,7 @@ mod tests {
             ),
             (Question { has_gas: false, ..question(&base) }, Refusal::GasTooLow),
             (Question { jobs_in_hand: 4, ..question(&base) }, Refusal::Busy { jobs: 4 }),
-            (Question { backlog: 3_001, ..question(&base) }, Refusal::TooSlow { needed_secs: 61, given_secs: 60 }),
+            (Question { backlog_ms: 30_001, ..question(&base) }, Refusal::TooSlow { needed_secs: 61, given_secs: 60 }),
         ];
         for (question, refusal) in holds {
             assert_eq!(decide(&question), Decision::Hold(refusal));
@@ -455,7 +488,21 @@ mod tests {
     #[test]
     fn time_that_just_suffices_is_enough() {
         let base = spec();
-        assert_eq!(decide(&Question { speed: 25, ..question(&base) }), Decision::Claim);
+        assert_eq!(decide(&Question { input: taking(40_000), ..question(&base) }), Decision::Claim);
+    }
+
+    #[test]
+    fn generate_job_is_refused_for_memory_and_length_before_it_is_claimed() {
+        let base = JobSpec { kind: JobKind::Generate, samples_per_item: 4, max_output: 50, ..spec() };
+        let model = ModelState::Ready { kind: JobKind::Generate };
+        let question = |kv_bytes| Question { model, input: InputState::Checked { millis: 1, kv_bytes }, ..question(&base) };
+        assert_eq!(decide(&question(1 << 20)), Decision::Claim);
+        let refused = Decision::Refuse(Refusal::CacheTooLarge { bytes: (1 << 20) + 1, limit: 1 << 20 });
+        assert_eq!(decide(&question((1 << 20) + 1)), refused);
+        let shorter = Question { max_output_len: 599, ..question(0) };
+        assert_eq!(decide(&shorter), Decision::Refuse(Refusal::OutputTooLong { ids: 600, limit: 599 }));
+        let unseen = Question { max_output_len: 599, input: InputState::Unknown, ..question(0) };
+        assert_eq!(decide(&unseen), decide(&shorter), "what the specification alone rules out is not fetched");
     }
 
     proptest! {

@@ -25,12 +25,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config, Error, Result,
     complete::CompletionRequest,
-    compute::{Computer, item_work},
+    compute::{Computer, Task},
     content::{Content, InputFault},
     drive::{Entry, FACT_RECEIPT, FACT_WORK, Hands, Intention, Output, Sent, Work},
     fault::{When, crash_at},
     life::Seen,
-    models::{Held, Models},
+    load::{Load, embed_load, longest},
+    models::{Engine, Held, Models},
     watch::Watch,
 };
 
@@ -59,7 +60,9 @@ pub(crate) struct Desk {
     pub(crate) stop: CancellationToken,
     /// What the figures for energy are.
     pub(crate) energy_method: EnergyMethod,
-    /// Multiply-adds of the jobs in hand, until they are computed.
+    /// Bytes that the keys and values of a generate job may take.
+    pub(crate) kv_limit: u64,
+    /// Milliseconds that the jobs in hand take, until they are computed.
     pub(crate) backlog: Mutex<HashMap<JobId, u64>>,
 }
 
@@ -74,16 +77,28 @@ impl Desk {
         self.models.lock().unwrap_or_else(PoisonError::into_inner).get(package).cloned()
     }
 
-    pub(crate) fn backlog(&self) -> u64 {
-        self.backlog.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    pub(crate) fn backlog_ms(&self) -> u64 {
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner).values().fold(0, |sum, millis| sum.saturating_add(*millis))
     }
 
-    pub(crate) fn set_backlog(&self, job: JobId, work: Option<u64>) {
+    pub(crate) fn set_backlog(&self, job: JobId, millis: Option<u64>) {
         let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
-        match work {
-            Some(work) => backlog.insert(job, work),
+        match millis {
+            Some(millis) => backlog.insert(job, millis),
             None => backlog.remove(&job),
         };
+    }
+
+    /// What a job's items lead to at most: what there is to compute, and the bytes of its longest sequence's keys and values.
+    pub(crate) fn demand(&self, held: &Held, spec: &JobSpec, items: &[Vec<u32>]) -> (Load, u64) {
+        let header = held.engine.header();
+        match held.engine {
+            Engine::Encoder(_) => (embed_load(header, items), 0),
+            Engine::Decoder(_) => {
+                let longest = longest(header, items, spec.samples_per_item, spec.max_output, self.kv_limit);
+                (longest.load, longest.kv_bytes)
+            }
+        }
     }
 
     /// Does the work, unless the worker is told to stop before it is done.
@@ -219,10 +234,13 @@ impl Hands for Desk {
                 fault: "its package is not held any more: name it with --package again".into(),
             });
         };
-        let work: u64 = items.iter().map(|item| item_work(held.encoder.header(), item.len())).sum();
-        self.set_backlog(job, Some(work));
+        let (load, _) = self.demand(&held, spec, &items);
+        self.set_backlog(job, Some(held.speed.millis(&load)));
+        let Some(task) = Task::new(&held.engine, spec, items, self.kv_limit) else {
+            return Err(Error::Content { job, what: "the model", fault: "it does not do this kind of job".into() });
+        };
         let wanted = Arc::new(AtomicBool::new(true));
-        let computing = self.computer.compute(held.encoder.clone(), items, wanted.clone());
+        let computing = self.computer.compute(task, wanted.clone());
         tokio::pin!(computing);
         let computed = loop {
             tokio::select! {
@@ -243,7 +261,7 @@ impl Hands for Desk {
         if let Some(package) = self.watch.view().model(spec.model_id).map(|model| model.package)
             && let Some(held) = self.models.lock().unwrap_or_else(PoisonError::into_inner).get_mut(package)
         {
-            held.speed.learn(computed.work, computed.took);
+            held.speed.learn(&computed.load, computed.took);
         }
         metrics::histogram!("quern_worker_compute_seconds").record(computed.took.as_secs_f64());
         metrics::counter!("quern_worker_energy_millijoules_total").increment(computed.energy.millijoules);
@@ -255,7 +273,7 @@ impl Hands for Desk {
             energy: computed.energy,
             output,
         };
-        tracing::info!(%job, elapsed_ms = computed.took.as_millis() as u64, millijoules = work.energy.millijoules, items = spec.item_count, "job.computed");
+        tracing::info!(%job, elapsed_ms = computed.took.as_millis() as u64, millijoules = work.energy.millijoules, items = spec.item_count, output_ids = computed.output_len, "job.computed");
         Ok(Some(Output { work, blob: computed.blob }))
     }
 

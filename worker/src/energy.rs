@@ -42,6 +42,15 @@ pub(crate) struct Energy {
     pub(crate) method: EnergyMethod,
 }
 
+impl Energy {
+    /// Two pieces of one job; an estimate makes the sum one.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let measured = self.method == EnergyMethod::Measured && other.method == EnergyMethod::Measured;
+        let method = if measured { EnergyMethod::Measured } else { EnergyMethod::Estimated };
+        Self { millijoules: self.millijoules.saturating_add(other.millijoules), method }
+    }
+}
+
 impl Meter {
     /// Looks for counters; `watts_per_core` serves the estimate.
     pub(crate) fn new(watts_per_core: f64) -> Self {
@@ -77,8 +86,8 @@ impl Meter {
 
     /// Energy since `mark`; `cpu_time` is the processor time that the job took, over all its threads.
     ///
-    /// A counter that wrapped more than once in between is taken for one that wrapped once: at 200 W a range of 262 kJ wraps every 22 minutes, so jobs
-    /// longer than that are measured in pieces by their caller.
+    /// A counter that wrapped more than once in between is taken for one that wrapped once: at 200 W a range of 262 kJ wraps every 22 minutes, so a
+    /// longer job must be measured in pieces.
     pub(crate) fn since(&self, mark: &Mark, cpu_time: Duration) -> Energy {
         let measured = mark.0.as_ref().zip(self.mark().0).map(|(from, to)| {
             let microjoules: u64 =

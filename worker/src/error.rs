@@ -50,6 +50,9 @@ pub enum Error {
     /// A model's package.
     #[error(transparent)]
     Model(#[from] quern_model::ModelError),
+    /// A decoder has no memory for a sequence.
+    #[error("cannot generate now")]
+    Memory(#[from] quern_exact::decoder::DecoderError),
     /// A file or a socket.
     #[error("cannot {doing} {what}")]
     Io {
@@ -159,6 +162,8 @@ impl Error {
             Self::Chain(error) => error.severity() != quern_chain::Severity::Fatal,
             Self::Journal(error) => error.severity() == quern_db::Severity::Retry,
             Self::Store(error) => error.severity() == quern_store::Severity::Retry,
+            // Memory comes and goes; the job's deadline says how long that may take.
+            Self::Memory(error) => matches!(error, quern_exact::decoder::DecoderError::OutOfMemory { .. }),
             _ => false,
         };
         if retry { Severity::Retry } else { Severity::Fatal }

@@ -22,8 +22,11 @@ mod event;
 mod fault;
 #[cfg(test)]
 mod fixture;
+mod generate;
 mod journal;
 mod life;
+mod load;
+mod memory;
 mod models;
 mod run;
 mod scout;

@@ -7,16 +7,38 @@ use std::{
     sync::Arc,
 };
 
-use quern_exact::encoder::Encoder;
+use quern_exact::{
+    decoder::Decoder,
+    encoder::Encoder,
+    header::Header,
+    kernels::{Isa, Pool},
+};
 use quern_model::Package;
 use quern_types::PackageRoot;
 
-use crate::{Error, Result, compute::Speed};
+use crate::{Error, Result, load::Speed};
+
+/// A model that can compute.
+#[derive(Debug, Clone)]
+pub(crate) enum Engine {
+    Encoder(Arc<Encoder>),
+    /// With the pool that it computes on.
+    Decoder(Decoder),
+}
+
+impl Engine {
+    pub(crate) fn header(&self) -> &Header {
+        match self {
+            Self::Encoder(encoder) => encoder.header(),
+            Self::Decoder(decoder) => decoder.header(),
+        }
+    }
+}
 
 /// A model that can be served.
 #[derive(Debug, Clone)]
 pub(crate) struct Held {
-    pub(crate) encoder: Arc<Encoder>,
+    pub(crate) engine: Engine,
     pub(crate) speed: Speed,
 }
 
@@ -31,11 +53,15 @@ impl Models {
     /// The first package that is not sound: a worker that computes with other weights than a root names would be convicted.
     pub(crate) fn load(packages: &[PathBuf], threads: NonZeroUsize) -> Result<Self> {
         let mut models = HashMap::new();
+        let pool = pool(threads);
         for path in packages {
-            let (root, encoder) = load(path)?;
-            let speed = Speed::measure(&encoder, threads);
+            let (root, engine) = load(path, &pool)?;
+            let speed = match &engine {
+                Engine::Encoder(encoder) => Speed::of_encoder(encoder, threads),
+                Engine::Decoder(decoder) => Speed::of_decoder(decoder)?,
+            };
             tracing::info!(package = %root, path = %path.display(), macs_per_sec = speed.macs_per_sec(), "model.ready");
-            models.insert(root, Held { encoder: Arc::new(encoder), speed });
+            models.insert(root, Held { engine, speed });
         }
         Ok(Self(models))
     }
@@ -53,8 +79,13 @@ impl Models {
     }
 }
 
-/// A package, opened and verified, as an encoder.
-pub(crate) fn load(path: &Path) -> Result<(PackageRoot, Encoder)> {
+/// The threads that decoders compute on, the calling one among them.
+pub(crate) fn pool(threads: NonZeroUsize) -> Arc<Pool> {
+    Arc::new(Pool::new(Isa::detect(), threads))
+}
+
+/// A package, opened and verified, ready to compute.
+pub(crate) fn load(path: &Path, pool: &Arc<Pool>) -> Result<(PackageRoot, Engine)> {
     let package = Package::open(path)?;
     let root = package.verify()?;
     if root != package.root() {
@@ -63,5 +94,9 @@ pub(crate) fn load(path: &Path) -> Result<(PackageRoot, Encoder)> {
             fault: format!("{} states root {} and has {root}", path.display(), package.root()),
         });
     }
-    Ok((root, package.encoder()?))
+    Ok((root, engine(&package, pool)?))
+}
+
+fn engine(package: &Package, _pool: &Arc<Pool>) -> Result<Engine> {
+    Ok(Engine::Encoder(Arc::new(package.encoder()?)))
 }

@@ -28,6 +28,7 @@ use crate::{
     desk::Desk,
     energy::Meter,
     journal::SenderRows,
+    memory,
     models::Models,
     scout::{Drivers, Scout, unreleased},
     view::View,
@@ -100,6 +101,7 @@ impl Worker {
         let threads = NonZeroUsize::new(config.threads).unwrap_or(NonZeroUsize::MIN);
         let packages = config.packages.clone();
         let models = blocking(move || Models::load(&packages, threads)).await?;
+        let kv_limit = config.kv_limit_bytes.unwrap_or_else(|| memory::available() / 2);
         let meter = Meter::new(config.watts_per_core);
         let energy_method = meter.method();
         let computer = Computer::start(threads, meter, COMPUTE_QUEUE)?;
@@ -129,6 +131,7 @@ impl Worker {
             completions,
             stop: stop.clone(),
             energy_method,
+            kv_limit,
             backlog: Mutex::new(HashMap::new()),
         });
 

@@ -16,13 +16,13 @@ use tokio_util::task::TaskTracker;
 use crate::{
     Error, Refusal, Result, Severity,
     clock::wall_secs,
-    compute::work_of,
     content::InputFault,
     decide::{Decision, InputState, ModelState, Question, decide},
     desk::{Desk, RELEASED},
     drive::drive,
     fault::{When, crash_at},
     life::Seen,
+    load::Load,
     status::{JobStatus, ModelStatus, REFRESH_SECS, RefusalStatus, Status},
 };
 
@@ -97,7 +97,7 @@ impl Drivers {
 #[derive(Debug, Clone)]
 enum Input {
     Fetching { tries: u32 },
-    Checked { work: u64 },
+    Checked { load: Load, kv_bytes: u64 },
     Failed { fault: String, tries: u32, again: Instant },
     Bad { fault: String },
 }
@@ -115,7 +115,7 @@ pub(crate) struct Scout {
     desk: Arc<Desk>,
     drivers: Drivers,
     inputs: HashMap<JobId, Input>,
-    fetches: JoinSet<(JobId, Result<u64, InputFault>)>,
+    fetches: JoinSet<(JobId, Result<(Load, u64), InputFault>)>,
     refusals: BTreeMap<JobId, Refusal>,
     free_stake: Option<Amount>,
     gas: Option<(Instant, U256)>,
@@ -206,10 +206,7 @@ impl Scout {
         let mut free_stake = self.spendable(pending).await?;
         let has_gas = self.has_gas().await?;
         for Open { job, spec, posted_at } in open {
-            let input = match self.inputs.get(&job) {
-                Some(Input::Checked { work }) => InputState::Checked { work: *work },
-                _ => InputState::Unknown,
-            };
+            let input = self.input_state(job, &spec);
             let decision = self.decide(&spec, posted_at, input, free_stake, has_gas, in_hand);
             match decision {
                 Decision::Refuse(refusal) | Decision::Hold(refusal) => self.refuse(job, refusal),
@@ -223,6 +220,16 @@ impl Scout {
             }
         }
         Ok(())
+    }
+
+    /// What is known of a job's input, in the time that it takes at today's speed.
+    fn input_state(&self, job: JobId, spec: &JobSpec) -> InputState {
+        match (self.inputs.get(&job), self.desk.held(spec.model_id)) {
+            (Some(Input::Checked { load, kv_bytes }), Some(held)) => {
+                InputState::Checked { millis: held.speed.millis(load), kv_bytes: *kv_bytes }
+            }
+            _ => InputState::Unknown,
+        }
     }
 
     fn open_jobs(&self, known: &HashSet<JobId>) -> Vec<Open> {
@@ -275,8 +282,9 @@ impl Scout {
             max_jobs: desk.config.max_jobs,
             max_input_len: desk.config.max_input_len,
             input,
-            backlog: desk.backlog(),
-            speed: held.map_or(1, |held| held.speed.macs_per_sec()),
+            max_output_len: desk.config.max_output_len,
+            kv_limit: desk.kv_limit,
+            backlog_ms: desk.backlog_ms(),
             margin_secs: desk.config.margin_secs,
         })
     }
@@ -347,14 +355,13 @@ impl Scout {
         self.fetches.spawn(async move {
             let fetched = desk.content.input(&spec).await;
             let held = desk.held(spec.model_id);
-            let work = fetched.map(|items| held.map_or(0, |held| work_of(held.encoder.header(), &items)));
-            (job, work)
+            (job, fetched.map(|items| held.map_or((Load::default(), 0), |held| desk.demand(&held, &spec, &items))))
         });
     }
 
-    fn fetched(&mut self, job: JobId, fetched: Result<u64, InputFault>) {
+    fn fetched(&mut self, job: JobId, fetched: Result<(Load, u64), InputFault>) {
         let input = match fetched {
-            Ok(work) => Input::Checked { work },
+            Ok((load, kv_bytes)) => Input::Checked { load, kv_bytes },
             Err(fault) if fault.is_final() => Input::Bad { fault: fault.to_string() },
             Err(fault) => {
                 let tries = match self.inputs.get(&job) {
@@ -391,8 +398,8 @@ impl Scout {
             desk.journal.upsert_job(job, spec, Step::Accepted).await?;
             crash_at(desk.config.crash, When::After, Step::Accepted);
         }
-        if let Some(Input::Checked { work }) = self.inputs.get(&job) {
-            desk.set_backlog(job, Some(*work));
+        if let InputState::Checked { millis, .. } = self.input_state(job, spec) {
+            desk.set_backlog(job, Some(millis));
         }
         tracing::info!(%job, state = Step::Accepted.name(), items = spec.item_count, "job.step");
         self.refusals.remove(&job);

@@ -9,21 +9,20 @@ use quern_commit::{
     sum_tree::SumNode,
     work::work_digest,
 };
-use quern_exact::encoder::Encoder;
 use quern_store::{ContentStore, GatewayConfig, GatewayStore, LayeredStore, MemoryStore, StoreError};
-use quern_types::{Address, Head, JobId, JobSpec, JobState, PackageRoot, Receipt};
+use quern_types::{Address, B256, Head, JobId, JobKind, JobSpec, JobState, PackageRoot, Receipt};
 
 use super::{
-    AuditAt, JobDifference, JobVerdict,
+    AuditAt, JobDifference, JobVerdict, generated,
     history::{find_block, history},
 };
 use crate::{
     Error, Result,
-    compute::{Computed, compute},
+    compute::{Computed, Task, compute},
     content::read_input,
     energy::Meter,
     event::{Event, Logged},
-    models,
+    models::{self, Engine},
 };
 
 /// What an audit of a job works with.
@@ -62,29 +61,65 @@ pub async fn audit_job(client: &Client, deployment: &Deployment, job: JobId, aud
         Err(difference) => return Err(Error::Content { job, what: "the node's history", fault: difference.to_string() }),
     };
     let attested = attested(&events, deployment, job)?;
-    let (packages, wanted) = (audit.packages.clone(), attested.package);
-    let encoder = tokio::task::spawn_blocking(move || package(&packages, wanted)).await.map_err(|_| Error::ComputeGone)??;
-    let Some(encoder) = encoder else { return Err(Error::PackageNotHeld { job, package: attested.package }) };
+    let (packages, wanted, threads) = (audit.packages.clone(), attested.package, audit.threads);
+    let engine = tokio::task::spawn_blocking(move || package(&packages, wanted, threads)).await.map_err(|_| Error::ComputeGone)??;
+    let Some(engine) = engine else { return Err(Error::PackageNotHeld { job, package: attested.package }) };
 
     let store = store(audit, attested.gateway.as_ref())?;
     let items = read_input(&store, &attested.spec).await.map_err(|error| Error::InputUnavailable { job, fault: error.to_string() })?;
-    let width = u64::from(encoder.header().dim);
-    let blob = store.get(attested.receipt.output, output_bytes(&attested.spec, width)).await;
+    let blob = store.get(attested.receipt.output, output_bytes(&attested, engine.header().dim)).await;
+    // Sequences are checked one after the other, so no limit is needed.
+    let Some(task) = Task::new(&engine, &attested.spec, items, u64::MAX) else {
+        return Err(Error::Content { job, what: "the model", fault: "it does not do this kind of job".into() });
+    };
 
-    let (threads, began) = (audit.threads, Instant::now());
-    let computing = tokio::task::spawn_blocking(move || compute(&encoder, &items, threads, &Meter::new(1.0), &AtomicBool::new(true)));
-    let computed = computing.await.map_err(|_| Error::ComputeGone)?.ok_or(Error::ComputeGone)?;
-    let difference = compare(job, &attested, blob, &computed);
+    let (began, own) = (Instant::now(), attested.clone());
+    let recomputing = tokio::task::spawn_blocking(move || recompute(job, &own, &task, blob, threads));
+    let (output_root, difference) = recomputing.await.map_err(|_| Error::ComputeGone)??;
     Ok(JobVerdict {
         job,
         equal: difference.is_none(),
         package: attested.package,
         provider: attested.receipt.provider,
         items: attested.spec.item_count,
-        output_root: computed.output_root,
+        output_root,
         seconds: began.elapsed().as_secs_f64(),
         difference,
     })
+}
+
+/// The root that follows, where it was computed, and the first difference. Embeddings are computed anew; generated ids are fed to the model, and each must
+/// be its choice.
+fn recompute(
+    job: JobId,
+    attested: &Attested,
+    task: &Task,
+    blob: Result<Vec<u8>, StoreError>,
+    threads: NonZeroUsize,
+) -> Result<(Option<B256>, Option<JobDifference>)> {
+    match task {
+        Task::Embed { .. } => {
+            let computed = compute(task, threads, &Meter::new(1.0), &AtomicBool::new(true))?.ok_or(Error::ComputeGone)?;
+            Ok((Some(computed.output_root), compare(job, attested, blob, &computed)))
+        }
+        Task::Generate(generation) => {
+            let outputs = match open(attested, blob) {
+                Ok(outputs) => outputs,
+                Err(difference) => return Ok((None, Some(difference))),
+            };
+            let OutputSet::Generate { outputs: records, .. } = &outputs else {
+                return Ok((None, other_kind(outputs.kind(), JobKind::Generate)));
+            };
+            Ok(match generated::check(generation, records)? {
+                Err(difference) => (None, Some(difference)),
+                Ok(work_root) => {
+                    // The set was read from a blob, by its tree.
+                    let root = outputs.tree().unwrap_or_else(|error| unreachable!("{error}")).root();
+                    (Some(root.hash), totals(job, attested, root, &work_root))
+                }
+            })
+        }
+    }
 }
 
 /// The job's specification, receipt, package and provider's gateway, out of events. Nothing is believed that does not hash to what it belongs to.
@@ -127,11 +162,12 @@ fn gateway(events: &[Logged], of: Address) -> Option<String> {
     announced.filter(|gateway| !gateway.is_empty())
 }
 
-fn package(paths: &[PathBuf], wanted: PackageRoot) -> Result<Option<Encoder>> {
+fn package(paths: &[PathBuf], wanted: PackageRoot, threads: NonZeroUsize) -> Result<Option<Engine>> {
+    let pool = models::pool(threads);
     for path in paths {
-        let (root, encoder) = models::load(path)?;
+        let (root, engine) = models::load(path, &pool)?;
         if root == wanted {
-            return Ok(Some(encoder));
+            return Ok(Some(engine));
         }
     }
     Ok(None)
@@ -194,53 +230,59 @@ impl ContentStore for FirstOf {
     }
 }
 
-/// Most bytes that an output blob of the job can have.
-fn output_bytes(spec: &JobSpec, width: u64) -> u64 {
-    9 + u64::from(spec.output_count()) * (5 + 2 * width)
+/// Most bytes that the output blob can have, by its receipt.
+fn output_bytes(attested: &Attested, dim: u32) -> u64 {
+    let elements = match attested.spec.kind {
+        JobKind::Embed => u64::from(attested.spec.output_count()) * 2 * u64::from(dim),
+        JobKind::Generate => attested.receipt.output_len.saturating_mul(4),
+    };
+    (9 + 5 * u64::from(attested.spec.output_count())).saturating_add(elements)
 }
 
-/// The first difference between what was attested and what follows.
-fn compare(job: JobId, attested: &Attested, blob: Result<Vec<u8>, StoreError>, computed: &Computed) -> Option<JobDifference> {
+/// The outputs in a blob, also where it is another one than attested: what is in it may still tell where. Whoever takes them must compare the root.
+fn open(attested: &Attested, blob: Result<Vec<u8>, StoreError>) -> Result<OutputSet, JobDifference> {
     let Attested { spec, receipt, .. } = attested;
-    let blob = match blob {
-        Ok(blob) => blob,
-        Err(error) => return Some(JobDifference::OutputUnavailable { fault: error.to_string() }),
-    };
+    let blob = blob.map_err(|error| JobDifference::OutputUnavailable { fault: error.to_string() })?;
     let root = SumNode { hash: receipt.output_root, count: receipt.output_len };
     let read = |root| OutputSet::from_blob(&blob, spec.samples_per_item, &Expected { root, leaves: spec.output_count() });
-    let (outputs, blob_fault) = match read(root) {
-        Ok(outputs) => (Some(outputs), None),
-        // Another result than attested is in the blob: what is in it may still tell where.
-        Err(error @ BlobError::Root { actual, .. }) => (read(actual).ok(), Some(error)),
-        Err(error) => (None, Some(error)),
+    let faulty = |error: BlobError| JobDifference::OutputBlob { fault: error.to_string() };
+    match read(root) {
+        Err(BlobError::Root { actual, .. }) => read(actual).map_err(faulty),
+        read => read.map_err(faulty),
+    }
+}
+
+/// The first difference between what was attested and what follows. Where the blob itself is right, the attested root is wrong, and is named.
+fn compare(job: JobId, attested: &Attested, blob: Result<Vec<u8>, StoreError>, computed: &Computed) -> Option<JobDifference> {
+    let outputs = match open(attested, blob) {
+        Ok(outputs) => outputs,
+        Err(difference) => return Some(difference),
     };
-    let element = outputs.as_ref().and_then(|outputs| first_element(outputs, &computed.outputs));
-    if let Some(fault) = blob_fault {
-        // Where the blob itself is right, the attested root is wrong, and is named below.
-        if element.is_some() || outputs.is_none() {
-            return Some(element.unwrap_or(JobDifference::OutputBlob { fault: fault.to_string() }));
-        }
+    let root = SumNode { hash: computed.output_root, count: computed.output_len };
+    first_element(&outputs, &computed.outputs).or_else(|| totals(job, attested, root, &computed.work_root))
+}
+
+/// The first of the receipt's figures that does not follow from outputs that are right.
+fn totals(job: JobId, attested: &Attested, root: SumNode, work_root: &B256) -> Option<JobDifference> {
+    let receipt = &attested.receipt;
+    if receipt.output_len != root.count {
+        return Some(JobDifference::OutputLen { expected: root.count, found: receipt.output_len });
     }
-    if element.is_some() {
-        return element;
+    if receipt.output_root != root.hash {
+        return Some(JobDifference::OutputRoot { expected: root.hash, found: receipt.output_root });
     }
-    if receipt.output_len != computed.output_len {
-        return Some(JobDifference::OutputLen { expected: computed.output_len, found: receipt.output_len });
-    }
-    if receipt.output_root != computed.output_root {
-        return Some(JobDifference::OutputRoot { expected: computed.output_root, found: receipt.output_root });
-    }
-    let digest = work_digest(&computed.work_root, receipt.provider, job);
+    let digest = work_digest(work_root, receipt.provider, job);
     (digest != receipt.work_digest).then_some(JobDifference::WorkDigest { expected: digest, found: receipt.work_digest })
+}
+
+fn other_kind(found: JobKind, asked: JobKind) -> Option<JobDifference> {
+    Some(JobDifference::OutputBlob { fault: format!("it holds outputs of kind {}, the job is of kind {}", found.name(), asked.name()) })
 }
 
 fn first_element(found: &OutputSet, expected: &OutputSet) -> Option<JobDifference> {
     match (found, expected) {
         (OutputSet::Embed(found), OutputSet::Embed(expected)) => first_record(found, expected),
-        (OutputSet::Generate { outputs: found, .. }, OutputSet::Generate { outputs: expected, .. }) => first_record(found, expected),
-        (found, expected) => Some(JobDifference::OutputBlob {
-            fault: format!("it holds outputs of kind {}, the job is of kind {}", found.kind().name(), expected.kind().name()),
-        }),
+        (found, expected) => other_kind(found.kind(), expected.kind()),
     }
 }
 
@@ -265,7 +307,7 @@ fn first_record<T: Copy + PartialEq + Into<i64>>(found: &[OutputRecord<T>], expe
 
 #[cfg(test)]
 mod tests {
-    use quern_types::{B256, ContentCodec, ContentId, EnergyMethod, FinishReason};
+    use quern_types::{ContentCodec, ContentId, EnergyMethod, FinishReason};
 
     use super::*;
     use crate::{energy::Energy, fixture};
@@ -288,7 +330,7 @@ mod tests {
             output_len: root.count,
             work_root: B256::repeat_byte(9),
             energy: Energy { millijoules: 1, method: EnergyMethod::Estimated },
-            work: 1,
+            load: crate::load::Load::default(),
             took: std::time::Duration::ZERO,
         }
     }

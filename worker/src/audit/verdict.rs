@@ -91,8 +91,8 @@ pub struct JobVerdict {
     pub provider: Address,
     /// Items compared.
     pub items: u32,
-    /// The output root that the recomputation gives.
-    pub output_root: B256,
+    /// The output root that the recomputation gives; `None` where it ended at a difference.
+    pub output_root: Option<B256>,
     /// Seconds that the recomputation took.
     pub seconds: f64,
     /// The first difference; `None` exactly where `equal`.
@@ -141,6 +141,34 @@ pub enum JobDifference {
         expected: i64,
         /// The number attested.
         found: i64,
+    },
+    /// A generated id is not the one that follows, or is missing.
+    Id {
+        /// The item, from 0.
+        item: u32,
+        /// Its sample, from 0.
+        sample: u32,
+        /// Index in the output, from 0: all ids before it are right.
+        position: u64,
+        /// The id that follows.
+        expected: u32,
+        /// The id attested; `None`: the output ends before.
+        found: Option<u32>,
+    },
+    /// Every id up to here is right, and the output does not end as it must.
+    End {
+        /// The item, from 0.
+        item: u32,
+        /// Its sample, from 0.
+        sample: u32,
+        /// Ids of the output that follows.
+        position: u64,
+        /// Why it must end.
+        expected: FinishReason,
+        /// The reason attested.
+        found: FinishReason,
+        /// Ids attested.
+        ids: u64,
     },
     /// The count in the receipt is not the sum over the outputs.
     OutputLen {
