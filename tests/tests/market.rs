@@ -7,6 +7,8 @@ mod story;
 
 #[path = "market/crash.rs"]
 mod crash;
+#[path = "market/generate.rs"]
+mod generate;
 #[path = "market/happy.rs"]
 mod happy;
 #[path = "market/lies.rs"]

@@ -239,6 +239,7 @@ impl Hands for Desk {
         let Some(task) = Task::new(&held.engine, spec, items, self.kv_limit) else {
             return Err(Error::Content { job, what: "the model", fault: "it does not do this kind of job".into() });
         };
+        tracing::info!(%job, expected_ms = held.speed.millis(&load), "job.computing");
         let wanted = Arc::new(AtomicBool::new(true));
         let computing = self.computer.compute(task, wanted.clone());
         tokio::pin!(computing);

@@ -59,6 +59,8 @@ pub enum Command {
     Key(commands::key::Command),
     /// Buy the embeddings of a text
     Embed(Box<commands::embed::Args>),
+    /// Buy text: samples of what a model says after each prompt
+    Generate(Box<commands::generate::Args>),
     /// See what became of jobs; get results, refunds and change
     #[command(subcommand)]
     Job(commands::job::Command),
@@ -153,6 +155,7 @@ fn execute(cli: Cli, out: Output) -> anyhow::Result<()> {
 async fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::Embed(args) => commands::embed::run(context, &args).await,
+        Command::Generate(args) => commands::generate::run(context, &args).await,
         Command::Job(command) => commands::job::run(context, command).await,
         Command::Model(command) => commands::model::run(context, &command).await,
         Command::Run(args) => commands::run::run(context, &args),

@@ -16,6 +16,9 @@ pub struct Terms {
     pub base_price: Amount,
     /// Per input id.
     pub input_price: Amount,
+    /// Per output id; 0 for embeddings.
+    #[serde(default)]
+    pub output_price: Amount,
     /// Per item.
     pub item_price: Amount,
     /// Price of the first second, in 1/10,000 of the maximum.
@@ -30,22 +33,68 @@ pub struct Terms {
     pub designated: Address,
 }
 
+/// How generated text is to be made, the same for every job of a run (EXACT.md, section 4.14).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampling {
+    /// Outputs per item.
+    pub samples: u32,
+    /// Most ids per output.
+    pub max_output: u32,
+    /// Ids that end an output, unused [`quern_types::UNUSED_STOP_ID`].
+    pub stop_ids: [u32; 8],
+    /// Q16; 0: always the likeliest id.
+    pub temperature: u32,
+    /// Q16, at most 65,536.
+    pub min_p: u32,
+    /// Public.
+    pub seed: B256,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// A vector of each item.
+    Embed,
+    /// Text after each item.
+    Generate(Sampling),
+}
+
+impl Ask {
+    /// Most output ids of an item.
+    pub fn most_output(&self) -> u64 {
+        match self {
+            Self::Embed => 0,
+            Self::Generate(sampling) => u64::from(sampling.samples) * u64::from(sampling.max_output),
+        }
+    }
+
+    /// The kind of job.
+    pub fn kind(&self) -> JobKind {
+        match self {
+            Self::Embed => JobKind::Embed,
+            Self::Generate(_) => JobKind::Generate,
+        }
+    }
+}
+
 impl Terms {
     /// The most that items cost in jobs of `batch` items.
     ///
     /// # Errors
     /// A sum past 128 bits.
-    pub fn max_cost(&self, items: &[Item], batch: usize) -> Result<Amount, ClientError> {
-        let too_large = || ClientError::CostTooLarge;
-        let product = |price: Amount, count: usize| {
-            u128::try_from(count).ok().and_then(|count| price.units().checked_mul(count)).map(Amount::from_units)
-        };
-        let ids: usize = items.iter().map(|item| item.ids.len()).sum();
-        let jobs = items.len().div_ceil(batch.max(1));
-        [product(self.base_price, jobs), product(self.input_price, ids), product(self.item_price, items.len())]
-            .into_iter()
-            .try_fold(Amount::ZERO, |sum, part| sum.checked_add(part?))
-            .ok_or_else(too_large)
+    pub fn max_cost(&self, items: &[Item], batch: usize, ask: &Ask) -> Result<Amount, ClientError> {
+        let product = |price: Amount, count: u128| price.units().checked_mul(count).map(Amount::from_units);
+        let ids: u128 = items.iter().map(|item| item.ids.len() as u128).sum();
+        let (jobs, count) = (items.len().div_ceil(batch.max(1)) as u128, items.len() as u128);
+        [
+            product(self.base_price, jobs),
+            product(self.input_price, ids),
+            product(self.output_price, count * u128::from(ask.most_output())),
+            product(self.item_price, count),
+        ]
+        .into_iter()
+        .try_fold(Amount::ZERO, |sum, part| sum.checked_add(part?))
+        .ok_or(ClientError::CostTooLarge)
     }
 }
 
@@ -81,27 +130,39 @@ pub struct InputRef {
     pub content: ContentId,
 }
 
-/// The specification of an embed job, checked against every bound that the contract checks.
+/// The specification of a job, checked against every bound that the contract checks.
 ///
 /// # Errors
 /// The first bound that does not hold, or a maximum fee past 96 bits.
-pub fn embed_spec(client: Address, model_id: ModelId, input: &InputRef, terms: &Terms, salt: B256) -> Result<JobSpec, ClientError> {
+pub fn job_spec(
+    client: Address,
+    model_id: ModelId,
+    input: &InputRef,
+    terms: &Terms,
+    ask: &Ask,
+    salt: B256,
+) -> Result<JobSpec, ClientError> {
+    let none = Sampling { samples: 1, max_output: 0, stop_ids: [0; 8], temperature: 0, min_p: 0, seed: B256::ZERO };
+    let (sampling, output_price) = match ask {
+        Ask::Embed => (none, Amount::ZERO),
+        Ask::Generate(sampling) => (*sampling, terms.output_price),
+    };
     let spec = JobSpec {
         client,
         model_id,
-        kind: JobKind::Embed,
+        kind: ask.kind(),
         item_count: input.items,
-        samples_per_item: 1,
+        samples_per_item: sampling.samples,
         input_root: input.root,
         input_len: input.len,
-        max_output: 0,
-        stop_ids: [0; 8],
-        temperature: 0,
-        min_p: 0,
-        seed: B256::ZERO,
+        max_output: sampling.max_output,
+        stop_ids: sampling.stop_ids,
+        temperature: sampling.temperature,
+        min_p: sampling.min_p,
+        seed: sampling.seed,
         base_price: terms.base_price,
         input_price: terms.input_price,
-        output_price: Amount::ZERO,
+        output_price,
         item_price: terms.item_price,
         ramp_floor_bps: terms.ramp_floor_bps,
         ramp_secs: terms.ramp_secs,
@@ -123,7 +184,7 @@ pub fn with_id(spec: JobSpec, domain: &Domain) -> (JobId, JobSpec) {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use quern_types::ContentCodec;
+    use quern_types::{ContentCodec, UNUSED_STOP_ID};
 
     use super::*;
     use crate::Origin;
@@ -132,6 +193,7 @@ mod tests {
         Terms {
             base_price: Amount::from_units(100),
             input_price: Amount::from_units(3),
+            output_price: Amount::from_units(11),
             item_price: Amount::from_units(7),
             ramp_floor_bps: 10_000,
             ramp_secs: 0,
@@ -139,6 +201,11 @@ mod tests {
             deliver_within: 60,
             designated: Address::ZERO,
         }
+    }
+
+    fn generate(samples: u32, max_output: u32) -> Ask {
+        let stop_ids = [UNUSED_STOP_ID; 8];
+        Ask::Generate(Sampling { samples, max_output, stop_ids, temperature: 1 << 16, min_p: 0, seed: B256::repeat_byte(3) })
     }
 
     fn some_items(lengths: &[usize]) -> Vec<Item> {
@@ -174,23 +241,31 @@ mod tests {
     fn specification_past_a_bound_is_refused_before_it_costs_gas() {
         let items = some_items(&[4]);
         let bad = Terms { ramp_floor_bps: 0, ..terms() };
-        assert!(embed_spec(Address::ZERO, ModelId::default(), &input_of(&items), &bad, B256::ZERO).is_err());
+        let spec = |terms: &Terms, ask: &Ask| job_spec(Address::ZERO, ModelId::default(), &input_of(&items), terms, ask, B256::ZERO);
+        assert!(spec(&bad, &Ask::Embed).is_err());
         let dear = Terms { base_price: Amount::from_units(u128::MAX), ..terms() };
-        assert!(embed_spec(Address::ZERO, ModelId::default(), &input_of(&items), &dear, B256::ZERO).is_err());
-        assert!(matches!(dear.max_cost(&some_items(&[1, 1]), 1), Err(ClientError::CostTooLarge)));
+        assert!(spec(&dear, &Ask::Embed).is_err());
+        assert!(matches!(dear.max_cost(&some_items(&[1, 1]), 1, &Ask::Embed), Err(ClientError::CostTooLarge)));
+        assert!(spec(&terms(), &generate(2, 0)).is_err(), "an output of no ids is nothing to ask for");
+        assert!(spec(&terms(), &generate(257, 1)).is_err());
+        assert_eq!(spec(&terms(), &generate(2, 9)).expect("valid").kind, JobKind::Generate);
     }
 
     proptest! {
         /// What we ask the user to fund is exactly what the contract will escrow.
         #[test]
-        fn max_cost_is_the_sum_of_the_jobs_maximum_fees(lengths in prop::collection::vec(0usize..600, 1..50), batch in 1usize..20) {
+        fn max_cost_is_the_sum_of_the_jobs_maximum_fees(
+            lengths in prop::collection::vec(0usize..600, 1..50), batch in 1usize..20, samples in 0u32..5, max_output in 1u32..900,
+        ) {
+            let ask = if samples == 0 { Ask::Embed } else { generate(samples, max_output) };
             let items = some_items(&lengths);
             let mut sum = Amount::ZERO;
             for (index, part) in (0..).zip(batches(&items, batch).expect("in range")) {
-                let spec = embed_spec(Address::ZERO, ModelId::default(), &input_of(part), &terms(), salt(B256::ZERO, index)).expect("valid");
+                let salt = salt(B256::ZERO, index);
+                let spec = job_spec(Address::ZERO, ModelId::default(), &input_of(part), &terms(), &ask, salt).expect("valid");
                 sum = sum.checked_add(spec.max_fee().expect("fits")).expect("fits");
             }
-            prop_assert_eq!(terms().max_cost(&items, batch).expect("fits"), sum);
+            prop_assert_eq!(terms().max_cost(&items, batch, &ask).expect("fits"), sum);
         }
     }
 }

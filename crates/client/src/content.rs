@@ -2,11 +2,11 @@
 
 use quern_commit::{
     CommitError,
-    blob::{BlobError, Expected, InputSet, OutputRecord, OutputSet},
+    blob::{BlobError, Expected, InputSet, OutputSet},
     sum_tree::SumNode,
 };
 use quern_store::ContentStore;
-use quern_types::{JobId, JobSpec, Receipt};
+use quern_types::{JobId, JobKind, JobSpec, Receipt};
 
 use crate::{ClientError, InputRef, Item, JobLife};
 
@@ -53,30 +53,47 @@ impl PreparedInput {
 ///
 /// # Errors
 /// [`ClientError::NoReceipt`]; [`ClientError::WrongOutput`] where the content is not what was attested to; the store's, while no gateway has it.
-pub async fn fetch_output(id: JobId, job: &JobLife, store: &dyn ContentStore) -> Result<Vec<OutputRecord<i16>>, ClientError> {
+pub async fn fetch_output(id: JobId, job: &JobLife, store: &dyn ContentStore) -> Result<OutputSet, ClientError> {
     let receipt = job.receipt.ok_or(ClientError::NoReceipt { job: id })?;
-    let limit = 9 + u64::from(job.spec.output_count()) * (5 + 2 * MAX_WIDTH);
-    let bytes = store.get(receipt.output, limit).await?;
+    let bytes = store.get(receipt.output, output_bytes(&job.spec, &receipt)).await?;
     check_output(id, &job.spec, &receipt, &bytes)
+}
+
+/// Most bytes that the output of a job can have.
+fn output_bytes(spec: &JobSpec, receipt: &Receipt) -> u64 {
+    let count = u64::from(spec.output_count());
+    let elements = match spec.kind {
+        JobKind::Embed => count * 2 * MAX_WIDTH,
+        // The contract takes no receipt of more ids than the job asks for.
+        JobKind::Generate => receipt.output_len.min(count.saturating_mul(spec.max_output.into())).saturating_mul(4),
+    };
+    (9 + 5 * count).saturating_add(elements)
 }
 
 /// Holds the bytes of an output to a receipt.
 ///
 /// # Errors
 /// [`ClientError::WrongOutput`].
-pub fn check_output(id: JobId, spec: &JobSpec, receipt: &Receipt, bytes: &[u8]) -> Result<Vec<OutputRecord<i16>>, ClientError> {
+pub fn check_output(id: JobId, spec: &JobSpec, receipt: &Receipt, bytes: &[u8]) -> Result<OutputSet, ClientError> {
     let wrong = |reason: String| ClientError::WrongOutput { job: id, content: receipt.output, reason };
     let expected = Expected { root: SumNode { hash: receipt.output_root, count: receipt.output_len }, leaves: spec.output_count() };
     let set = OutputSet::from_blob(bytes, spec.samples_per_item, &expected).map_err(|error: BlobError| wrong(error.to_string()))?;
-    match set {
-        OutputSet::Embed(outputs) => Ok(outputs),
-        OutputSet::Generate { .. } => Err(wrong("it holds generated ids, and embeddings were asked for".into())),
+    if set.kind() != spec.kind {
+        return Err(wrong(format!("it holds outputs of kind {}, and the job is of kind {}", set.kind().name(), spec.kind.name())));
     }
+    // The root counts the ids of all outputs together; each alone is bounded by the job.
+    if let OutputSet::Generate { outputs, .. } = &set
+        && let Some(long) = outputs.iter().position(|output| output.elements.len() > spec.max_output as usize)
+    {
+        return Err(wrong(format!("output {long} has {} ids, and the job asks for at most {}", outputs[long].elements.len(), spec.max_output)));
+    }
+    Ok(set)
 }
 
 #[cfg(test)]
 mod tests {
-    use quern_types::{Address, Amount, B256, ContentCodec, ContentId, EnergyMethod, FinishReason, JobKind, ModelId};
+    use quern_commit::blob::OutputRecord;
+    use quern_types::{Address, Amount, B256, ContentCodec, ContentId, EnergyMethod, FinishReason, ModelId};
 
     use super::*;
     use crate::Origin;
@@ -152,7 +169,7 @@ mod tests {
         let receipt = receipt(honest.tree().expect("tree").root());
         let blob = honest.to_blob().expect("blob");
         let id = JobId::default();
-        assert_eq!(check_output(id, &spec(2), &receipt, &blob).expect("attested").len(), 2);
+        assert_eq!(check_output(id, &spec(2), &receipt, &blob).expect("attested"), honest);
 
         let swapped = OutputSet::Embed(vec![record(5), record(1)]).to_blob().expect("blob");
         let fewer = OutputSet::Embed(vec![record(1)]).to_blob().expect("blob");
@@ -160,5 +177,21 @@ mod tests {
         for bytes in [swapped.as_slice(), &fewer, &longer, &blob[..blob.len() - 1], &[]] {
             assert!(matches!(check_output(id, &spec(2), &receipt, bytes), Err(ClientError::WrongOutput { .. })));
         }
+    }
+
+    #[test]
+    fn generated_output_of_another_kind_or_past_its_bound_is_refused() {
+        let job = JobSpec { kind: JobKind::Generate, samples_per_item: 2, max_output: 3, ..spec(1) };
+        let record = |ids: &[u32]| OutputRecord { reason: FinishReason::MaxOutput, elements: ids.to_vec() };
+        let set = |outputs| OutputSet::Generate { samples: 2, outputs };
+        let check = |job: &JobSpec, set: &OutputSet| {
+            check_output(JobId::default(), job, &receipt(set.tree().expect("tree").root()), &set.to_blob().expect("blob"))
+        };
+        let honest = set(vec![record(&[1, 2, 3]), record(&[4])]);
+        assert_eq!(check(&job, &honest).expect("attested"), honest);
+        let long = set(vec![record(&[1, 2, 3, 4]), record(&[])]);
+        assert!(check(&job, &long).expect_err("4 ids").to_string().contains("output 0 has 4 ids"));
+        let vectors = OutputSet::Embed(vec![OutputRecord { reason: FinishReason::Complete, elements: vec![1] }; 2]);
+        assert!(check(&job, &vectors).expect_err("vectors").to_string().contains("Embed"));
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use quern_bindings::Revert;
 use quern_chain::BlockSource;
-use quern_commit::blob::OutputRecord;
+use quern_commit::blob::OutputSet;
 use quern_store::{ContentStore, GatewayConfig, GatewayStore, LayeredStore, StoreError};
 use quern_types::{Head, JobId, JobState};
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,7 @@ pub struct DriveOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// There is a result, and it is what the provider attested to.
-    Result(Vec<OutputRecord<i16>>),
+    Result(OutputSet),
     /// It never got onto the chain; no money moved.
     NotPosted(Revert),
     /// Nobody claimed it in time. The escrow is back if `refunded`, else it waits for a hand.
@@ -160,7 +160,7 @@ impl<S: BlockSource> Drive<'_, S> {
 
     async fn work(&mut self, run: &Run, report: &mut (dyn FnMut(Update<'_>) + Send)) -> Result<BTreeMap<JobId, End>, ClientError> {
         let mut ends = BTreeMap::new();
-        let mut outputs: BTreeMap<JobId, Vec<OutputRecord<i16>>> = BTreeMap::new();
+        let mut outputs: BTreeMap<JobId, OutputSet> = BTreeMap::new();
         let mut told: BTreeMap<JobId, JobLife> = BTreeMap::new();
         let mut posting = BTreeSet::new();
         loop {
@@ -190,7 +190,7 @@ impl<S: BlockSource> Drive<'_, S> {
         &self,
         job: &PlannedJob,
         life: Option<&JobLife>,
-        outputs: &mut BTreeMap<JobId, Vec<OutputRecord<i16>>>,
+        outputs: &mut BTreeMap<JobId, OutputSet>,
         posting: &mut BTreeSet<JobId>,
         report: &mut (dyn FnMut(Update<'_>) + Send),
     ) -> Result<Option<End>, ClientError> {
@@ -231,7 +231,8 @@ impl<S: BlockSource> Drive<'_, S> {
                 Ok(None)
             }
             Next::Ended(ending) => Ok(Some(match ending {
-                Ending::Result => End::Result(outputs.remove(&job.id).unwrap_or_default()),
+                // The table ends so only where the output is here.
+                Ending::Result => outputs.remove(&job.id).map_or(End::Lost, End::Result),
                 Ending::Expired { refunded } => End::Expired { refunded },
                 Ending::Undelivered { refunded } => End::Undelivered { refunded },
                 Ending::Cancelled => End::Cancelled,

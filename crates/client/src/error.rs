@@ -10,19 +10,17 @@ use quern_types::{Amount, B256, ContentId, JobId, ModelId, SpecError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Nothing to embed.
-    #[error("the text holds nothing but white space: there is nothing to embed")]
+    /// Nothing to ask for.
+    #[error("the text holds nothing but white space: there is nothing to compute")]
     NoText,
     /// More lines than can be counted.
     #[error("the text has more than 2^32 lines: divide it into several files")]
     TooManyLines,
-    /// A piece does not fit the model.
-    #[error("line {line} has {ids} ids and the model takes {context}: shorten it, or pass --split to embed it in parts")]
+    /// Pieces that do not fit the model.
+    #[error("{}; the model takes {context}: shorten what is too long (for embeddings, --split divides it)", too_long(lines))]
     TooLong {
-        /// Line of the text, from 1.
-        line: u32,
-        /// Ids that it has.
-        ids: usize,
+        /// Line of the text, from 1, and ids of each piece that is too long.
+        lines: Vec<(u32, usize)>,
         /// Ids that the model takes.
         context: u32,
     },
@@ -158,4 +156,14 @@ pub enum ClientError {
         /// What does not fit.
         reason: String,
     },
+}
+
+/// The first lines that are too long, in words.
+fn too_long(lines: &[(u32, usize)]) -> String {
+    const TOLD: usize = 8;
+    let mut text = lines.iter().take(TOLD).map(|(line, ids)| format!("line {line} has {ids} ids")).collect::<Vec<_>>().join(", ");
+    if lines.len() > TOLD {
+        text.push_str(&format!(" and {} more are too long", lines.len() - TOLD));
+    }
+    text
 }

@@ -1,4 +1,4 @@
-//! Text to items: which part of a text becomes one embedding.
+//! Text to items: which part of a text becomes one embedding, or one prompt.
 //!
 //! Nothing is cut silently. A piece of text that is longer than the model's context is either an error that names it or, if the caller asks for it,
 //! several items, each of which knows which part of the piece it is.
@@ -39,7 +39,7 @@ pub struct Origin {
     pub parts: u32,
 }
 
-/// One item: what one embedding is computed of.
+/// One item: what one embedding, or the samples of one prompt, are computed of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// Where it comes from.
@@ -105,13 +105,14 @@ fn close<'a>(open: &mut Option<(usize, usize, u32)>, text: &'a str, pieces: &mut
 /// and white space at the divisions is dropped. Without it, a longer piece is an error.
 ///
 /// # Errors
-/// [`ClientError::TooLong`] with the line and the counts; [`ClientError::Tokenize`]; no pieces at all.
+/// [`ClientError::TooLong`] with every such line and the counts; [`ClientError::Tokenize`]; no pieces at all.
 pub fn items<T: Tokenize>(pieces: &[Piece<'_>], tokenizer: &T, context: u32, split: bool) -> Result<Vec<Item>, ClientError> {
     if pieces.iter().all(|piece| piece.text.is_empty()) {
         return Err(ClientError::NoText);
     }
     let limit = usize::try_from(context).unwrap_or(usize::MAX);
     let mut items = Vec::with_capacity(pieces.len());
+    let mut too_long = Vec::new();
     for piece in pieces {
         let ids = if piece.text.is_empty() { Vec::new() } else { ids_of(tokenizer, piece.text, piece.line)? };
         if ids.len() <= limit {
@@ -121,10 +122,10 @@ pub fn items<T: Tokenize>(pieces: &[Piece<'_>], tokenizer: &T, context: u32, spl
             let count = u32::try_from(parts.len()).map_err(|_| ClientError::TooManyLines)?;
             items.extend((0..count).zip(parts).map(|(part, ids)| Item { origin: Origin { line: piece.line, part, parts: count }, ids }));
         } else {
-            return Err(ClientError::TooLong { line: piece.line, ids: ids.len(), context });
+            too_long.push((piece.line, ids.len()));
         }
     }
-    Ok(items)
+    if too_long.is_empty() { Ok(items) } else { Err(ClientError::TooLong { lines: too_long, context }) }
 }
 
 fn ids_of<T: Tokenize>(tokenizer: &T, text: &str, line: u32) -> Result<Vec<u32>, ClientError> {
@@ -214,11 +215,11 @@ mod tests {
     }
 
     #[test]
-    fn piece_past_the_context_is_an_error_with_line_and_counts() {
-        let text = "short\none two three four five";
+    fn pieces_past_the_context_are_an_error_with_lines_and_counts() {
+        let text = "short\none two three four five\nfits\n1 2 3 4";
         let found = pieces(text, Unit::Lines).expect("few lines");
-        let error = items(&found, &Toy, 5, false).expect_err("7 ids");
-        assert!(matches!(error, ClientError::TooLong { line: 2, ids: 8, context: 5 }), "{error:?}");
+        let error = items(&found, &Toy, 5, false).expect_err("8 and 6 ids");
+        assert!(error.to_string().starts_with("line 2 has 8 ids, line 4 has 6 ids; the model takes 5"), "{error}");
     }
 
     #[test]

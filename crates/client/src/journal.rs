@@ -1,6 +1,6 @@
 //! What a client remembers on disk: its runs, written before anything is posted.
 //!
-//! A run is one call of `embed`: a text, a model, terms, and the jobs made of them, each with its whole specification. It is written once, durably, before
+//! A run is one call of `embed` or `generate`: a text, a model, terms, and the jobs made of them, each with its whole specification. It is written once, durably, before
 //! the first job is posted; what became of the jobs is on the chain. So a crash at any moment loses no job, and posting again is posting the same job.
 //!
 //! ```text

@@ -3,7 +3,7 @@
 //! | part | what |
 //! |---|---|
 //! | [`pieces`], [`items`] | text to items; nothing is cut silently |
-//! | [`batches`], [`embed_spec`], [`Terms`] | items to jobs, and what they cost at most |
+//! | [`batches`], [`job_spec`], [`Ask`], [`Terms`] | items to jobs, and what they cost at most |
 //! | [`PreparedInput`], [`fetch_output`] | the bytes, and what commits to them |
 //! | [`RunJournal`], [`FileJournal`] | what must survive a crash: runs, and transactions |
 //! | [`Market`], [`Actor`] | reads and acts of one account |
@@ -25,7 +25,7 @@ mod market;
 mod package;
 
 pub use advice::{Action, Advice, Who, advice};
-pub use batch::{InputRef, MAX_ITEMS, Terms, batches, embed_spec, salt, with_id};
+pub use batch::{Ask, InputRef, MAX_ITEMS, Sampling, Terms, batches, job_spec, salt, with_id};
 pub use content::{PreparedInput, check_output, fetch_output};
 pub use drive::{Drive, DriveOptions, End, Update, layered};
 pub use error::ClientError;

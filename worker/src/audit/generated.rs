@@ -4,36 +4,58 @@ use quern_commit::{
     blob::OutputRecord,
     work::{WorkLeaf, work_root},
 };
-use quern_exact::decoder::{DecoderError, Departure, Expected, Given, OutputKey, Workspace};
+use quern_exact::decoder::{Cache, DecoderError, Departure, Expected, Given, OutputKey, Workspace};
 use quern_types::B256;
 
 use super::JobDifference;
-use crate::generate::{Generation, STEP_ROWS};
+use crate::{
+    generate::{Generation, STEP_ROWS},
+    load::positions,
+};
 
-/// The work root of outputs that are all right, or the first difference.
+/// The work root of outputs that are all right, or the first difference. The samples of an item share its computation.
 ///
 /// # Errors
 /// No memory for one sequence.
 pub(super) fn check(job: &Generation, outputs: &[OutputRecord<u32>]) -> Result<Result<B256, JobDifference>, DecoderError> {
     let Generation { decoder, items, samples, rule, .. } = job;
-    let mut work = Workspace::new(decoder.header(), STEP_ROWS);
+    let header = decoder.header();
+    let mut work = Workspace::new(header, STEP_ROWS);
     let mut leaves = Vec::with_capacity(outputs.len());
-    for ((at, output), key) in outputs.iter().enumerate().zip(keys(*samples)) {
-        let item = &items[at / *samples as usize];
-        let given = Given { ids: &output.elements, reason: output.reason };
-        let mut leaf = WorkLeaf::new(decoder.header().dim as usize);
-        if let Some(departure) = decoder.check(&mut work, item, rule, key, &given, |_, rows| leaf.push(rows))? {
-            return Ok(Err(difference(key, &departure, output)));
+    for ((item_at, item), outputs) in (0u32..).zip(items).zip(outputs.chunks(*samples as usize)) {
+        let mut shared = None;
+        for (sample, output) in (0u32..).zip(outputs) {
+            let key = OutputKey { item: item_at, sample };
+            let given = Given { ids: &output.elements, reason: output.reason };
+            let mut leaf = WorkLeaf::new(header.dim as usize);
+            let departure = if header.refuse(item).is_some() {
+                decoder.check(&mut work, item, rule, key, &given, |_, rows| leaf.push(rows))?
+            } else {
+                let (cache, beginning) = match &mut shared {
+                    Some(shared) => shared,
+                    none => none.insert(begin(job, &mut work, item)?),
+                };
+                cache.truncate(item.len() - 1);
+                leaf = beginning.clone();
+                decoder.check_from(&mut work, cache, item, rule, key, &given, |_, rows| leaf.push(rows))?
+            };
+            if let Some(departure) = departure {
+                return Ok(Err(difference(key, &departure, output)));
+            }
+            leaves.push(leaf.finish().unwrap_or_else(|error| unreachable!("at most the context: {error}")));
         }
-        leaves.push(leaf.finish().unwrap_or_else(|error| unreachable!("at most the context: {error}")));
     }
     // A job has 1 to 65,536 items of 1 to 256 samples, so there is a tree over them.
     Ok(Ok(work_root(leaves).unwrap_or_else(|error| unreachable!("{error}"))))
 }
 
-/// The keys of outputs in the order of the output tree.
-fn keys(samples: u32) -> impl Iterator<Item = OutputKey> {
-    (0..).flat_map(move |item| (0..samples).map(move |sample| OutputKey { item, sample }))
+/// An item computed but for its last id, with room for the longest output.
+fn begin(job: &Generation, work: &mut Workspace, item: &[u32]) -> Result<(Cache, WorkLeaf), DecoderError> {
+    let header = job.decoder.header();
+    let mut cache = job.decoder.cache(positions(header, item.len(), job.rule.max_output.get()))?;
+    let mut leaf = WorkLeaf::new(header.dim as usize);
+    job.decoder.prefill(work, &mut cache, &item[..item.len() - 1], |_, rows| leaf.push(rows))?;
+    Ok((cache, leaf))
 }
 
 fn difference(key: OutputKey, departure: &Departure, output: &OutputRecord<u32>) -> JobDifference {

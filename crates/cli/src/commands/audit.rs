@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::Subcommand;
 use quern_types::{B256, Head, JobId};
-use quern_worker::audit::{AuditAt, JobAudit, JobVerdict, LedgerAudit, LedgerVerdict, audit_job, audit_ledger};
+use quern_worker::audit::{AuditAt, JobAudit, JobDifference, JobVerdict, LedgerAudit, LedgerVerdict, audit_job, audit_ledger};
 use serde::Serialize;
 
 use crate::{
@@ -61,7 +61,7 @@ Example:
 JSON: {\"ok\":BOOL,\"entries\",\"accounts\",\"jobs\",\"block\":{\"number\",\"hash\",\"timestamp\"},\"ledger\",\"chainId\",\"head\",\"total\",\"tokenBalance\",
   \"proven\":{\"slots\",\"tokenBalance\",\"outputRoot\"},\"difference\":null|{\"seq\",\"block\",\"job\",\"what\",\"expected\",\"found\"}}";
 
-const JOB_HELP: &str = "The input and the output are fetched from the store of this machine, from --gateway URL and from the gateway that the provider announced; \
+const JOB_HELP: &str = "Embeddings are computed anew; generated ids are fed to the model, and each must be its choice, which takes a fraction of the time of generating. The input and the output are fetched from the store of this machine, from --gateway URL and from the gateway that the provider announced; \
 the package is verified, every hash of it.
 
 Exit code 0: equal to the last bit. 3: the first difference is shown; an output that nobody has is one too.
@@ -69,7 +69,9 @@ Exit code 0: equal to the last bit. 3: the first difference is shown; an output 
 Example:
   quern audit job 0x12… --package models/minilm --gateway http://127.0.0.1:8480
 
-JSON: {\"job\",\"equal\":BOOL,\"package\",\"provider\",\"items\",\"outputRoot\",\"seconds\",\"difference\":null|{\"at\",…}}";
+JSON: {\"job\",\"equal\":BOOL,\"package\",\"provider\",\"items\",\"outputRoot\",\"seconds\",\"difference\":null|{\"at\",…}}
+  outputRoot is null where a wrong id ended the audit. Of generated ids a difference names item, sample and position, all from 0:
+  {\"at\":\"id\",\"item\",\"sample\",\"position\",\"expected\":ID,\"found\":ID|null} or {\"at\":\"end\",\"item\",\"sample\",\"position\",\"expected\":REASON,\"found\":REASON,\"ids\"}";
 
 /// Runs `quern audit`.
 ///
@@ -141,6 +143,14 @@ fn job_text(verdict: &JobVerdict) -> String {
     let JobVerdict { job, package, provider, items, seconds, difference, .. } = verdict;
     let result = match difference {
         None => "equal to the last bit".into(),
+        Some(JobDifference::Id { item, sample, position, expected, found }) => {
+            let found = found.map_or_else(|| "it ends".to_owned(), |id| format!("it has {id}"));
+            format!("DIFFERENT: item {item}, sample {sample}, position {position}: id {expected} follows, and {found}")
+        }
+        Some(JobDifference::End { item, sample, position, expected, found, ids }) => {
+            let (expected, found) = (expected.name(), found.name());
+            format!("DIFFERENT: item {item}, sample {sample}: it ends after {position} ids ({expected}), and not after {ids} ({found})")
+        }
         Some(difference) => format!("DIFFERENT: {}", serde_json::to_string(difference).unwrap_or_else(|_| format!("{difference:?}"))),
     };
     format!("job       {job}\nprovider  {provider}\npackage   {package}\ncomputed  {items} items in {seconds:.1} s\nresult    {result}")

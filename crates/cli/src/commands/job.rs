@@ -2,22 +2,25 @@
 
 mod describe;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use clap::Subcommand;
 use quern_bindings::Revert;
 use quern_chain::{Client, sender::TxReceipt};
 use quern_client::{Action, Actor, ClientError, Facts, Follower, JobLife, Market, Scope, advice, fetch_output, keys, layered};
-use quern_types::{Address, Amount, B256, Head, JobId, JobState};
+use quern_types::{Address, Amount, B256, Head, JobId, JobKind, JobState, ModelId};
 use serde_json::json;
 
 use self::describe::{Listed, described, show_text};
 use crate::{
     app::Context,
-    commands::embed::{self, Results, Waiting},
+    commands::buy::{self, Printer, Results, Waiting},
     failure::{Exit, Failure},
     output,
-    session::{self, in_tokens},
+    session::{self, Content, in_tokens},
 };
 
 /// Longest time for one block of an output from one gateway.
@@ -55,23 +58,38 @@ pub enum Command {
         /// The job
         id: JobId,
     },
-    /// Fetch the vectors of a delivered job and check them against its receipt; needs no key
-    #[command(after_long_help = "Prints what `quern embed` prints. line, part and parts are null where the job is not in this journal.")]
+    /// Fetch the vectors or texts of a delivered job and check them against its receipt; needs no key
+    #[command(
+        after_long_help = "Prints what `quern embed` and `quern generate` print. line, part and parts are null where the job is not in this journal, text where \
+            the model's package cannot be had."
+    )]
     Result {
         /// The job
         id: JobId,
+        /// Folder of the model's package, for the text of generated ids; default: fetched once into HOME/packages
+        #[arg(long, value_name = "DIR")]
+        package: Option<PathBuf>,
+        /// Print only the texts, one after the other
+        #[arg(long)]
+        text: bool,
     },
-    /// Go on with a run of `quern embed` that was interrupted: post what is missing, wait, print the results
-    #[command(after_long_help = "Without RUN: the latest. Prints what `quern embed` prints. Nothing is posted twice.")]
+    /// Go on with a run of `quern embed` or `quern generate` that was interrupted: post what is missing, wait, print the results
+    #[command(after_long_help = "Without RUN: the latest. Prints what `quern embed` and `quern generate` print. Nothing is posted twice.")]
     Resume {
         /// The run, as `quern job list` shows it
         run: Option<B256>,
+        /// Folder of the model's package, for the text of generated ids; default: fetched once into HOME/packages
+        #[arg(long, value_name = "DIR")]
+        package: Option<PathBuf>,
+        /// Print only the texts, one after the other
+        #[arg(long)]
+        text: bool,
         /// How to wait
         #[command(flatten)]
         waiting: Waiting,
         /// Write the vectors as int16 (items x width) to this .npy file, and print only a summary
         #[arg(long, value_name = "FILE")]
-        npy: Option<std::path::PathBuf>,
+        npy: Option<PathBuf>,
     },
     /// Take unclaimed jobs back: the whole escrow returns
     #[command(after_long_help = ACTED_JSON)]
@@ -105,8 +123,11 @@ pub async fn run(context: &Context, command: Command) -> anyhow::Result<()> {
     match command {
         Command::List { client, open } => list(context, client, open).await,
         Command::Show { id } => show(context, id).await,
-        Command::Result { id } => result(context, id).await,
-        Command::Resume { run, waiting, npy } => resume(context, run, &waiting, npy.as_deref()).await,
+        Command::Result { id, package, text } => result(context, id, package.as_deref(), text).await,
+        Command::Resume { run, package, text, waiting, npy } => {
+            let told = Told { package: package.as_deref(), text, npy };
+            resume(context, run, &waiting, told).await
+        }
         Command::Cancel(which) => act(context, &which, Wish::Cancel).await,
         Command::Refund(which) => act(context, &which, Wish::Refund).await,
         Command::Complete(which) => act(context, &which, Wish::Complete).await,
@@ -180,7 +201,7 @@ async fn list(context: &Context, client: Option<Address>, only_open: bool) -> an
 
 fn list_text(listed: &[Listed]) -> String {
     if listed.is_empty() {
-        return "no jobs yet: `quern embed FILE --model ID` posts some".into();
+        return "no jobs yet: `quern embed FILE --model ID` and `quern generate FILE --model ID` post some".into();
     }
     let row = |job: &Listed| {
         let next =
@@ -209,7 +230,7 @@ async fn show(context: &Context, id: JobId) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn result(context: &Context, id: JobId) -> anyhow::Result<()> {
+async fn result(context: &Context, id: JobId, package: Option<&Path>, text: bool) -> anyhow::Result<()> {
     let (market, follower, life) = find(context, id).await?;
     if life.receipt.is_none() {
         let state = life.state.name().to_lowercase();
@@ -224,16 +245,49 @@ async fn result(context: &Context, id: JobId) -> anyhow::Result<()> {
     let announced = life.claim.and_then(|claim| follower.facts().providers().remove(&claim.provider)).map(|provider| provider.gateway);
     let mut gateways: Vec<String> = announced.into_iter().filter(|url| url.starts_with("http")).collect();
     gateways.extend(context.config.gateways.iter().cloned());
-    let store = layered(content.local, gateways, BLOCK_TIMEOUT_MS)?;
+    let store = layered(content.local.clone(), gateways, BLOCK_TIMEOUT_MS)?;
     let outputs = fetch_output(id, &life, &store).await.map_err(|error| match error {
         wrong @ ClientError::WrongOutput { .. } => Failure::new(wrong.to_string(), "").with_exit(Exit::Difference).into(),
         other => anyhow::Error::from(other),
     })?;
-    embed::print_result(context.out, id, origins.as_deref(), &outputs)?;
+    let told = Told { package, text, npy: None };
+    let printer = printer(context, &market, follower.facts(), &content, life.spec.model_id, outputs.kind(), told).await;
+    printer.print(context.out, id, origins.as_deref(), &outputs)?;
     Ok(())
 }
 
-async fn resume(context: &Context, run: Option<B256>, waiting: &Waiting, npy: Option<&std::path::Path>) -> anyhow::Result<()> {
+/// How the user wants results to be told.
+#[derive(Debug)]
+struct Told<'a> {
+    package: Option<&'a Path>,
+    text: bool,
+    npy: Option<PathBuf>,
+}
+
+/// What prints results of a kind. Generated ids are printed without their text where the model's package cannot be had: they are what was paid for.
+async fn printer(
+    context: &Context,
+    market: &Market,
+    facts: &Facts,
+    content: &Content,
+    model: ModelId,
+    kind: JobKind,
+    told: Told<'_>,
+) -> Printer {
+    if kind == JobKind::Embed {
+        return Printer::Vectors { npy: told.npy };
+    }
+    let package = match buy::package(context, market, facts, content, model, kind, told.package).await {
+        Ok(package) => Some(package),
+        Err(error) => {
+            output::warn(&format!("there are only ids, and no text: {}", Failure::of(&error).what));
+            None
+        }
+    };
+    Printer::Texts { package, plain: told.text }
+}
+
+async fn resume(context: &Context, run: Option<B256>, waiting: &Waiting, told: Told<'_>) -> anyhow::Result<()> {
     let market = session::market(&context.config).await?;
     let journal = session::journal(&context.config, &market, session::account(&context.config, None)?);
     let planned = match run {
@@ -248,9 +302,12 @@ async fn resume(context: &Context, run: Option<B256>, waiting: &Waiting, npy: Op
     })?;
     let mut follower = follow(&market, Scope::Jobs(planned.jobs.iter().map(|job| job.id).collect())).await?;
     let content = session::content(&context.config, &[]).await?;
+    // A run asks for one thing.
+    let kind = planned.jobs.first().map_or(JobKind::Embed, |job| job.spec.kind);
+    let printer = printer(context, &market, follower.facts(), &content, planned.model_id, kind, told).await;
     let actor = session::actor(&context.config, market)?;
-    let mut results = Results::new(context.out, &planned, npy);
-    embed::drive(context, waiting, &actor, &mut follower, &content, &planned, &mut results).await
+    let mut results = Results::new(context.out, &planned, printer);
+    buy::drive(context, waiting, &actor, &mut follower, &content, &planned, &mut results).await
 }
 
 /// What the user wants to be done.

@@ -1,10 +1,12 @@
 //! One file per command of the tree.
 
 pub mod audit;
+pub(crate) mod buy;
 pub mod chat;
 pub mod completions;
 pub mod config;
 pub mod embed;
+pub mod generate;
 pub mod indexer;
 pub mod init;
 pub mod job;

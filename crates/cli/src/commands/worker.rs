@@ -80,6 +80,12 @@ pub struct RunArgs {
     /// Longest input that is taken, in ids; default 8388608
     #[arg(long, value_name = "IDS")]
     max_input_len: Option<u64>,
+    /// Most ids that the outputs of one job may have together; default 4194304
+    #[arg(long, value_name = "IDS")]
+    max_output_len: Option<u64>,
+    /// Most bytes that the keys and values of a generate job may take; default: half of the memory that is free at the start
+    #[arg(long, value_name = "BYTES")]
+    kv_limit_bytes: Option<u64>,
     /// Seconds before a delivery deadline that must stay free for storing and submitting, or the job is not taken; default 20
     #[arg(long, value_name = "SECS", alias = "min-deliver-secs")]
     margin_secs: Option<u64>,
@@ -135,6 +141,8 @@ fn worker_config(context: &Context, args: RunArgs) -> Result<Config, Failure> {
         threads: args.threads.map_or(defaults.threads, NonZeroUsize::get),
         max_jobs: args.max_jobs.map_or(defaults.max_jobs, NonZeroUsize::get),
         max_input_len: args.max_input_len.unwrap_or(defaults.max_input_len),
+        max_output_len: args.max_output_len.unwrap_or(defaults.max_output_len),
+        kv_limit_bytes: args.kv_limit_bytes.or(defaults.kv_limit_bytes),
         margin_secs: args.margin_secs.unwrap_or(defaults.margin_secs),
         begin_at: args.begin_at.unwrap_or(defaults.begin_at),
         store_dir: Some(config.store.dir.clone()),

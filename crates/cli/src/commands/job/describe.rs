@@ -2,25 +2,26 @@
 
 use quern_chain::sender::TxReceipt;
 use quern_client::{Action, ClientError, Facts, JobLife, Run, advice};
-use quern_types::{Amount, B256, JobId, JobSpec, ModelId};
+use quern_types::{Amount, B256, JobId, JobKind, JobSpec, ModelId, UNUSED_STOP_ID};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{output, session::in_tokens};
 
 pub(super) const LIST_JSON: &str =
-    "JSON, one object per job: {\"id\",\"state\",\"run\",\"source\",\"planned_at\",\"model\",\"items\",\"max_fee\",\"who\",\"action\",\
+    "JSON, one object per job: {\"id\",\"state\",\"run\",\"source\",\"planned_at\",\"model\",\"kind\",\"items\",\"max_fee\",\"who\",\"action\",\
 \"command\",\"deadline\",\"seconds_left\",\"reclaimable\",\"reclaimable_now\"}
   who can move it on: provider, anyone, auditors, game, nobody; until deadline (Unix seconds)
   action: what the client can do now: cancel, expire, refund_undelivered, complete, or null; command is the line to type
   reclaimable: what that brings back, in the smallest unit; reclaimable_now: whether it waits for nothing else
   run, source and planned_at are null for jobs that were posted elsewhere.";
 
-pub(super) const SHOW_JSON: &str = "JSON: {\"id\",\"state\",\"head\",\"client\",\"model\",\"items\",\"input_ids\",\"max_fee\",\"posted_at\",\"claim_by\",\"provider\",\
+pub(super) const SHOW_JSON: &str = "JSON: {\"id\",\"state\",\"head\",\"client\",\"model\",\"kind\",\"items\",\"samples\",\"input_ids\",\"max_output\",\"output_ids\",\"max_fee\",\"posted_at\",\"claim_by\",\"provider\",\
 \"operator\",\"price_bps\",\"lock\",\"deadline\",\"window_end\",\"fee\",\"royalty\",\"refund\",\"penalty\",\"input\",\"output\",\"receipt\",\
 \"posted_block\",\"claimed_block\",\"submitted_block\",\"ended_block\",\"steps\":[{\"event\",\"tx\",\"block\",\"timestamp\",\"gas_used\",\"cost\"}],\"spec\",\
 \"who\",\"action\",\"command\",\"seconds_left\",\"reclaimable\"}
   What has not happened is null. Amounts are strings of the smallest unit, times are Unix seconds, cost is in wei.
+  kind is embed or generate; max_output is the most ids of one output, output_ids what the receipt counts over all; both are null for embeddings.
   penalty is what the client got of the provider's lock; head is what the last step stands under: latest, safe, finalized.";
 
 /// A job as `quern job list` shows it.
@@ -32,6 +33,7 @@ pub(super) struct Listed {
     source: Option<String>,
     planned_at: Option<u64>,
     model: ModelId,
+    kind: JobKind,
     pub(super) items: u32,
     pub(super) max_fee: Amount,
     pub(super) who: String,
@@ -53,6 +55,7 @@ impl Listed {
             source: run.map(|run| run.source.clone()),
             planned_at: run.map(|run| run.planned_at),
             model: spec.model_id,
+            kind: spec.kind,
             items: spec.item_count,
             max_fee: spec.max_fee()?,
             who: "client".into(),
@@ -125,9 +128,12 @@ pub(super) fn described(id: JobId, life: &JobLife, facts: &Facts, receipts: &[Op
     let last = life.steps.last();
     let claim = life.claim;
     let settled = life.settled;
+    let generates = life.spec.kind == JobKind::Generate;
     json!({
         "id": id, "state": state(life), "head": last.map(|step| facts.head_of(step.block)),
-        "client": life.spec.client, "model": life.spec.model_id, "items": life.spec.item_count, "input_ids": life.spec.input_len,
+        "client": life.spec.client, "model": life.spec.model_id, "kind": life.spec.kind, "items": life.spec.item_count,
+        "samples": life.spec.samples_per_item, "input_ids": life.spec.input_len, "max_output": generates.then_some(life.spec.max_output),
+        "output_ids": life.receipt.filter(|_| generates).map(|receipt| receipt.output_len),
         "max_fee": life.max_fee, "posted_at": life.posted_at, "claim_by": life.spec.claim_by,
         "provider": claim.map(|claim| claim.provider), "operator": claim.map(|claim| claim.operator),
         "price_bps": claim.map(|claim| claim.price_bps), "lock": claim.map(|claim| claim.lock), "deadline": claim.map(|claim| claim.deadline),
@@ -141,6 +147,20 @@ pub(super) fn described(id: JobId, life: &JobLife, facts: &Facts, receipts: &[Op
         "who": advice.who, "action": advice.action, "command": advice.action.map(|action| command(action, id)),
         "seconds_left": advice.seconds_left, "reclaimable": advice.reclaimable,
     })
+}
+
+/// What a generate job asks for.
+fn asked(spec: &JobSpec) -> Vec<String> {
+    let samples = output::count(spec.samples_per_item as usize, "sample");
+    let mut lines = vec![format!("generate  {samples} per item, each of at most {}", output::count(spec.max_output as usize, "id"))];
+    let q16 = |number: u32| f64::from(number) / 65_536.0;
+    lines.push(match spec.temperature {
+        0 => "sampling  none: always the likeliest id".to_owned(),
+        temperature => format!("sampling  temperature {:.4}, min-p {:.4}, seed {:#x}", q16(temperature), q16(spec.min_p), spec.seed),
+    });
+    let stops: Vec<String> = spec.stop_ids.iter().filter(|id| **id != UNUSED_STOP_ID).map(ToString::to_string).collect();
+    lines.push(format!("stop ids  {}", if stops.is_empty() { "none".to_owned() } else { stops.join(", ") }));
+    lines
 }
 
 /// The same for a person.
@@ -159,12 +179,17 @@ pub(super) fn show_text(id: JobId, life: &JobLife, facts: &Facts, receipts: &[Op
         ),
         format!("at most   {}", in_tokens(life.max_fee)),
     ];
+    if life.spec.kind == JobKind::Generate {
+        lines.extend(asked(&life.spec));
+    }
     if let Some(claim) = life.claim {
         lines.push(format!("provider  {} at {} bps, {} locked", claim.provider, claim.price_bps, in_tokens(claim.lock)));
     }
     if let Some(receipt) = life.receipt {
         let method = word(&receipt.energy_method);
-        lines.push(format!("output    {}", receipt.output));
+        let ids = usize::try_from(receipt.output_len).unwrap_or(usize::MAX);
+        let ids = if life.spec.kind == JobKind::Generate { format!(" with {}", output::count(ids, "id")) } else { String::new() };
+        lines.push(format!("output    {}{ids}", receipt.output));
         lines.push(format!("energy    {} mJ ({method})", receipt.energy_millijoules));
     }
     if let Some(settled) = life.settled {

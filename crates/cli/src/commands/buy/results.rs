@@ -1,4 +1,4 @@
-//! Results as they come in: progress on standard error, vectors on standard output in the order of the text.
+//! Results as they come in: progress on standard error, vectors or texts on standard output in the order of the items.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use npyz::WriterBuilder as _;
 use quern_client::{End, JobLife, Origin, Run, Update};
-use quern_commit::blob::{Expected, InputSet, OutputRecord};
+use quern_commit::blob::{Expected, InputSet, OutputRecord, OutputSet};
 use quern_commit::sum_tree::SumNode;
 use quern_model::Package;
 use quern_store::ContentStore;
@@ -26,7 +26,7 @@ use crate::{
 
 /// One vector, as printed.
 #[derive(Debug, Serialize)]
-struct Printed<'a> {
+struct PrintedVector<'a> {
     job: JobId,
     item: usize,
     line: Option<u32>,
@@ -36,32 +36,93 @@ struct Printed<'a> {
     vector: &'a [i16],
 }
 
-/// Prints the vectors of a job.
-///
-/// # Errors
-/// Standard output cannot be written.
-pub(crate) fn print_result(out: Output, job: JobId, origins: Option<&[Origin]>, outputs: &[OutputRecord<i16>]) -> Result<(), Failure> {
-    for (item, output) in outputs.iter().enumerate() {
-        let origin = origins.and_then(|origins| origins.get(item));
-        let printed = Printed {
-            job,
-            item,
-            line: origin.map(|origin| origin.line),
-            part: origin.map(|origin| origin.part),
-            parts: origin.map(|origin| origin.parts),
-            reason: output.reason,
-            vector: &output.elements,
-        };
-        out.json_line(&printed)?;
+/// One generated text, as printed.
+#[derive(Debug, Serialize)]
+struct PrintedText<'a> {
+    job: JobId,
+    item: usize,
+    sample: usize,
+    line: Option<u32>,
+    reason: FinishReason,
+    text: Option<&'a str>,
+    ids: &'a [u32],
+}
+
+/// How results are printed.
+#[derive(Debug)]
+pub(crate) enum Printer {
+    /// A JSON line per vector, or all of them in a file.
+    Vectors {
+        /// The file.
+        npy: Option<PathBuf>,
+    },
+    /// A JSON line per text, or the text alone.
+    Texts {
+        /// Whose tokenizer makes text of ids; without it there are only ids.
+        package: Option<Package>,
+        /// Only the texts.
+        plain: bool,
+    },
+}
+
+impl Printer {
+    /// Prints the results of a job.
+    ///
+    /// # Errors
+    /// Standard output cannot be written; ids that the tokenizer makes no text of.
+    pub(crate) fn print(&self, out: Output, job: JobId, origins: Option<&[Origin]>, outputs: &OutputSet) -> Result<(), Failure> {
+        let origin = |item: usize| origins.and_then(|origins| origins.get(item));
+        match outputs {
+            OutputSet::Embed(outputs) => {
+                for (item, output) in outputs.iter().enumerate() {
+                    let origin = origin(item);
+                    out.json_line(&PrintedVector {
+                        job,
+                        item,
+                        line: origin.map(|origin| origin.line),
+                        part: origin.map(|origin| origin.part),
+                        parts: origin.map(|origin| origin.parts),
+                        reason: output.reason,
+                        vector: &output.elements,
+                    })?;
+                }
+            }
+            OutputSet::Generate { samples, outputs } => {
+                for (at, output) in outputs.iter().enumerate() {
+                    let (item, sample) = (at / *samples as usize, at % *samples as usize);
+                    let text = self.text(&output.elements)?;
+                    if let (Self::Texts { plain: true, .. }, Some(text)) = (self, &text) {
+                        out.text(text)?;
+                        continue;
+                    }
+                    let line = origin(item).map(|origin| origin.line);
+                    let (reason, ids) = (output.reason, output.elements.as_slice());
+                    out.json_line(&PrintedText { job, item, sample, line, reason, text: text.as_deref(), ids })?;
+                }
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn text(&self, ids: &[u32]) -> Result<Option<String>, Failure> {
+        let Self::Texts { package: Some(package), .. } = self else { return Ok(None) };
+        let failed = |error| Failure::new(format!("the ids make no text: {error}"), "`quern job result ID` prints the ids");
+        package.tokenizer().decode(ids).map(Some).map_err(failed)
+    }
+
+    const fn npy(&self) -> Option<&PathBuf> {
+        match self {
+            Self::Vectors { npy } => npy.as_ref(),
+            Self::Texts { .. } => None,
+        }
+    }
 }
 
 /// Collects what comes in.
 pub(crate) struct Results {
     out: Output,
     run: Run,
-    npy: Option<PathBuf>,
+    printer: Printer,
     recheck: Option<(Package, Arc<dyn ContentStore>)>,
     progress: Progress,
     /// What was said of each job last.
@@ -74,11 +135,11 @@ pub(crate) struct Results {
 
 impl Results {
     /// For a run.
-    pub(crate) fn new(out: Output, run: &Run, npy: Option<&Path>) -> Self {
+    pub(crate) fn new(out: Output, run: &Run, printer: Printer) -> Self {
         Self {
             out,
             run: run.clone(),
-            npy: npy.map(Path::to_owned),
+            printer,
             recheck: None,
             progress: Progress::new(out, run.jobs.len()),
             told: BTreeMap::new(),
@@ -119,14 +180,14 @@ impl Results {
 
     /// Prints what is complete up to the first job that is not.
     fn flush(&mut self) {
-        if self.npy.is_some() || self.recheck.is_some() || self.broken.is_some() {
+        if self.printer.npy().is_some() || self.recheck.is_some() || self.broken.is_some() {
             return;
         }
         while let Some(job) = self.run.jobs.get(self.printed)
             && let Some(end) = self.ends.get(&job.id)
         {
             if let End::Result(outputs) = end
-                && let Err(failure) = self.progress.hidden(|| print_result(self.out, job.id, Some(&job.origins), outputs))
+                && let Err(failure) = self.progress.hidden(|| self.printer.print(self.out, job.id, Some(&job.origins), outputs))
             {
                 self.broken = Some(failure);
                 return;
@@ -153,7 +214,7 @@ impl Results {
         if let Some(failure) = self.broken.take() {
             return Err(failure);
         }
-        if let Some(path) = &self.npy {
+        if let Some(path) = self.printer.npy() {
             let width = self.write_npy(path)?;
             let jobs: Vec<_> =
                 self.run.jobs.iter().map(|job| json!({ "id": job.id, "result": self.ends.get(&job.id).map(end_name) })).collect();
@@ -172,7 +233,7 @@ impl Results {
         let encoder = package.encoder().map_err(|error| failed(&error))?;
         let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         for job in &self.run.jobs {
-            let Some(End::Result(outputs)) = self.ends.get(&job.id) else { continue };
+            let Some(End::Result(OutputSet::Embed(outputs))) = self.ends.get(&job.id) else { continue };
             let limit = 8 + 4 * (u64::from(job.spec.item_count) + job.spec.input_len);
             let blob = store.get(job.spec.input, limit).await.map_err(|error| failed(&error))?;
             let expected = Expected { root: SumNode { hash: job.spec.input_root, count: job.spec.input_len }, leaves: job.spec.item_count };
@@ -199,11 +260,11 @@ impl Results {
             )
         };
         let result_of = |id: &JobId| match self.ends.get(id) {
-            Some(End::Result(outputs)) => Some(outputs),
+            Some(End::Result(OutputSet::Embed(outputs))) => Some(outputs),
             _ => None,
         };
         let width =
-            self.run.jobs.iter().filter_map(|job| result_of(&job.id)?.first()).map(|output| output.elements.len()).max().unwrap_or(0);
+            self.run.jobs.iter().filter_map(|job| result_of(&job.id)?.first()).map(|output: &OutputRecord<i16>| output.elements.len()).max().unwrap_or(0);
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let aside = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
         let shape = [self.run.items() as u64, width as u64];
@@ -239,11 +300,11 @@ fn without_result(run: &Run, ends: &BTreeMap<JobId, End>) -> Result<(), Failure>
         "the escrow comes back with `quern job refund --all`".to_owned()
     } else {
         match end {
-            End::NotPosted(_) => "no money moved; correct what the contract says and embed again".to_owned(),
+            End::NotPosted(_) => "no money moved; correct what the contract says and post again".to_owned(),
             End::WrongOutput(_) | End::Lost => {
                 format!("the provider is paid unless its receipt is challenged: confirm with `quern audit job {id}`")
             }
-            _ => "the escrow is back (no refund is due); embed again, perhaps at a higher price or with more time".to_owned(),
+            _ => "the escrow is back (no refund is due); post again, perhaps at a higher price or with more time".to_owned(),
         }
     };
     Err(Failure::new(what, remedy).with_exit(Exit::NoResult))
@@ -264,7 +325,12 @@ fn end_name(end: &End) -> &'static str {
 
 fn end_text(end: &End) -> String {
     match end {
-        End::Result(outputs) => format!("{} received and checked against the receipt", output::count(outputs.len(), "vector")),
+        End::Result(OutputSet::Embed(outputs)) => format!("{} received and checked against the receipt", output::count(outputs.len(), "vector")),
+        End::Result(OutputSet::Generate { outputs, .. }) => {
+            let ids = outputs.iter().map(|output| output.elements.len()).sum();
+            let what = format!("{} with {}", output::count(outputs.len(), "text"), output::count(ids, "id"));
+            format!("{what} received and checked against the receipt")
+        }
         End::NotPosted(revert) => format!("the contract refused it: {revert}"),
         End::Expired { .. } => "nobody claimed it in time".into(),
         End::Undelivered { .. } => "its provider did not deliver in time".into(),
