@@ -13,7 +13,7 @@ use quern_exact::{
     header::Header,
     kernels::{Isa, Pool},
 };
-use quern_model::Package;
+use quern_model::{PackedOrigin, Package};
 use quern_types::PackageRoot;
 
 use crate::{Error, Result, load::Speed};
@@ -97,6 +97,13 @@ pub(crate) fn load(path: &Path, pool: &Arc<Pool>) -> Result<(PackageRoot, Engine
     Ok((root, engine(&package, pool)?))
 }
 
-fn engine(package: &Package, _pool: &Arc<Pool>) -> Result<Engine> {
-    Ok(Engine::Encoder(Arc::new(package.encoder()?)))
+fn engine(package: &Package, pool: &Arc<Pool>) -> Result<Engine> {
+    if !package.is_decoder() {
+        return Ok(Engine::Encoder(Arc::new(package.encoder()?)));
+    }
+    let packed = package.packed()?;
+    if packed.origin != PackedOrigin::Mapped {
+        tracing::warn!(path = %package.path().display(), origin = ?packed.origin, "model.packed_anew");
+    }
+    Ok(Engine::Decoder(Decoder::from_packed(packed.weights, pool.clone())))
 }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
-use quern_client::{Ask, Follower, Item, Sampling, Scope, Unit, items, pieces};
-use quern_model::Package;
+use quern_client::{Ask, Follower, Item, Sampling, Scope, Tokenize, Unit, items, pieces};
+use quern_model::{ChatTemplate, Message, ModelError, Package, Tokenizer};
 use quern_types::{Amount, B256, JobKind, ModelId, UNUSED_STOP_ID};
 
 use crate::{
@@ -38,6 +38,12 @@ pub struct Args {
     /// A prompt per paragraph in place of one per line
     #[arg(long)]
     paragraphs: bool,
+    /// Make each prompt the user's turn of a conversation, by the model's own chat template
+    #[arg(long)]
+    chat: bool,
+    /// What the system turn of the conversation says
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
     /// Most ids of an output
     #[arg(long, value_name = "IDS", default_value_t = 128, value_parser = RangedU64ValueParser::<u32>::new().range(1..=32_768))]
     max_tokens: u32,
@@ -50,8 +56,8 @@ pub struct Args {
     /// Draw only ids that are at least so likely as this share of the likeliest; 0 to 1
     #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = min_p)]
     min_p: f64,
-    /// 32 bytes in hexadecimal that fix what is drawn, public as everything; default: random
-    #[arg(long, value_name = "SEED")]
+    /// A number, or 32 bytes in hexadecimal, that fixes what is drawn, public as everything; default: random
+    #[arg(long, value_name = "SEED", value_parser = seed)]
     seed: Option<B256>,
     /// An id that ends an output; repeatable, at most 8; default: those that the model names
     #[arg(long, value_name = "ID")]
@@ -80,14 +86,14 @@ pub struct Args {
 const HELP: &str = "\
 Examples:
   quern generate prompts.txt --model 0x5f… --max-tokens 200 --yes > texts.jsonl
-  echo 'Why is the sky blue?' | quern generate - --model 0x5f… --text --output-price 0.0001 --yes
+  echo 'Why is the sky blue?' | quern generate - --model 0x5f… --chat --text --output-price 0.0001 --yes
   quern generate prompts.txt --model 0x5f… --samples 4 --temperature 0.8 --min-p 0.05 --yes
 
 Output, one JSON object per prompt and sample, in order:
   {\"job\":ID,\"item\":N,\"sample\":N,\"line\":N,\"reason\":TEXT,\"text\":TEXT,\"ids\":[N,…]}
   item and sample count from 0 within the job, line from 1 in the file.
   reason is stop, max_output or context (how it ended), or empty_item, item_too_long, unknown_id without ids.
-  text is what the ids stand for, without special ones; ids is what is paid for.
+  text is what the ids stand for, without special ones and the one that stopped it; ids is what is paid for.
 
 A result is printed when it was checked against what the provider attested to (the output root). Whether it was computed rightly is told by
 `quern audit job ID` anywhere: it takes a fraction of the time of generating.";
@@ -129,7 +135,32 @@ pub async fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
 fn prompts(args: &Args, text: &str, package: &Package) -> anyhow::Result<Vec<Item>> {
     let unit = if args.paragraphs { Unit::Paragraphs } else { Unit::Lines };
     let (pieces, context) = (pieces(text, unit)?, package.header().context);
-    Ok(items(&pieces, package.tokenizer(), context, false)?)
+    if !args.chat {
+        return Ok(items(&pieces, package.tokenizer(), context, false)?);
+    }
+    let template = package.chat_template()?.ok_or_else(|| {
+        Failure::usage(format!("model {} has no chat template", args.model), "leave --chat out: then it continues each prompt as it is")
+    })?;
+    let turns = Turns { tokenizer: package.tokenizer(), template, system: args.system.as_deref() };
+    Ok(items(&pieces, &turns, context, false)?)
+}
+
+/// Prompts as the user's turn of a conversation.
+struct Turns<'a> {
+    tokenizer: &'a Tokenizer,
+    template: ChatTemplate,
+    system: Option<&'a str>,
+}
+
+impl Tokenize for Turns<'_> {
+    type Error = ModelError;
+
+    fn ids(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        let turn = |role: &str, content: &str| Message { role: role.to_owned(), content: content.to_owned() };
+        let mut turns: Vec<Message> = self.system.map(|system| turn("system", system)).into_iter().collect();
+        turns.push(turn("user", text));
+        self.tokenizer.encode_prompt(&self.template.render(&turns)?)
+    }
 }
 
 fn sampling(args: &Args, of_model: [u32; 8]) -> Result<Sampling, Failure> {
@@ -157,6 +188,16 @@ fn sampling(args: &Args, of_model: [u32; 8]) -> Result<Sampling, Failure> {
 /// The nearest number of Q16. ROUNDING: to nearest.
 fn q16(number: f64) -> u32 {
     (number * ONE_Q16).round() as u32
+}
+
+/// A number is the last eight bytes of the seed, as in `quern run`.
+fn seed(text: &str) -> Result<B256, String> {
+    if let Ok(number) = text.parse::<u64>() {
+        let mut bytes = [0; 32];
+        bytes[24..].copy_from_slice(&number.to_be_bytes());
+        return Ok(bytes.into());
+    }
+    text.parse().map_err(|_| "write a number, or 0x and 64 hexadecimal digits".into())
 }
 
 fn temperature(text: &str) -> Result<f64, String> {
@@ -212,6 +253,13 @@ mod tests {
         assert_eq!(stops(&["--stop", "7", "--stop", "9"]).expect("two")[..3], [7, 9, UNUSED_STOP_ID]);
         let nine: Vec<&str> = ["--stop", "1"].into_iter().cycle().take(18).collect();
         assert!(stops(&nine).is_err());
+    }
+
+    #[test]
+    fn seed_is_a_number_or_32_bytes() {
+        assert_eq!(seed("258").expect("a number").as_slice()[30..], [1, 2]);
+        assert_eq!(seed(&format!("{:#x}", B256::repeat_byte(7))), Ok(B256::repeat_byte(7)));
+        assert!(seed("0x12").is_err() && seed("mill").is_err());
     }
 
     #[test]

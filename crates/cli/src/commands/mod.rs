@@ -1,7 +1,7 @@
 //! One file per command of the tree.
 
 pub mod audit;
-pub(crate) mod buy;
+pub mod buy;
 pub mod chat;
 pub mod completions;
 pub mod config;

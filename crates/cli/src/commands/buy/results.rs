@@ -90,7 +90,7 @@ impl Printer {
             OutputSet::Generate { samples, outputs } => {
                 for (at, output) in outputs.iter().enumerate() {
                     let (item, sample) = (at / *samples as usize, at % *samples as usize);
-                    let text = self.text(&output.elements)?;
+                    let text = self.text(output)?;
                     if let (Self::Texts { plain: true, .. }, Some(text)) = (self, &text) {
                         out.text(text)?;
                         continue;
@@ -104,8 +104,13 @@ impl Printer {
         Ok(())
     }
 
-    fn text(&self, ids: &[u32]) -> Result<Option<String>, Failure> {
+    /// The text of an output; the id that stopped it has none.
+    fn text(&self, output: &OutputRecord<u32>) -> Result<Option<String>, Failure> {
         let Self::Texts { package: Some(package), .. } = self else { return Ok(None) };
+        let ids = match (output.reason, output.elements.as_slice()) {
+            (FinishReason::Stop, [ids @ .., _]) => ids,
+            (_, ids) => ids,
+        };
         let failed = |error| Failure::new(format!("the ids make no text: {error}"), "`quern job result ID` prints the ids");
         package.tokenizer().decode(ids).map(Some).map_err(failed)
     }
