@@ -44,7 +44,7 @@ pub(crate) enum Task {
     /// A vector of each item.
     Embed { encoder: Arc<Encoder>, items: Vec<Vec<u32>> },
     /// Samples of ids of each item.
-    Generate(Generation),
+    Generate(Box<Generation>),
 }
 
 /// What comes out of a job's items.
@@ -75,7 +75,7 @@ impl Task {
             (Engine::Encoder(encoder), JobKind::Embed) => Some(Self::Embed { encoder: encoder.clone(), items }),
             (Engine::Decoder(decoder), JobKind::Generate) => {
                 let (decoder, rule) = (decoder.clone(), rule(spec)?);
-                Some(Self::Generate(Generation { decoder, items, samples: spec.samples_per_item, rule, kv_limit }))
+                Some(Self::Generate(Box::new(Generation { decoder, items, samples: spec.samples_per_item, rule, kv_limit })))
             }
             _ => None,
         }

@@ -231,7 +231,10 @@ impl fmt::Display for Refusal {
                 write!(f, "its outputs may have {ids} ids, more than the {limit} that are taken here (--max-output-len)")
             }
             Self::CacheTooLarge { bytes, limit } => {
-                write!(f, "the keys and values of its longest sequence take {bytes} bytes, more than the {limit} that there are (--kv-limit-bytes)")
+                write!(
+                    f,
+                    "the keys and values of its longest sequence take {bytes} bytes, more than the {limit} that there are (--kv-limit-bytes)"
+                )
             }
             Self::InputUnavailable { fault } => write!(f, "its input cannot be had: {fault}"),
             Self::TooSlow { needed_secs, given_secs } => {

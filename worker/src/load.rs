@@ -1,6 +1,9 @@
 //! How long a job takes here: counted in multiply-adds, and turned into seconds by speeds that were measured on this machine.
 
-use std::{num::NonZeroUsize, time::Duration, time::Instant};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    time::{Duration, Instant},
+};
 
 use quern_exact::{
     decoder::{Cache, Choose, Decoder, DecoderError, OutputKey, Rule, Run, Workspace},
@@ -24,12 +27,12 @@ pub(crate) struct Load {
     pub(crate) step_macs: u64,
 }
 
-/// What an item of a generate job leads to at most.
+/// The worst case of a generate job: no output ends early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Longest {
-    /// Bytes of the keys and values of the longest sequence of the job.
+    /// Bytes of the keys and values of its longest sequence.
     pub(crate) kv_bytes: u64,
-    /// All of it.
+    /// All that there is to compute.
     pub(crate) load: Load,
 }
 
@@ -52,7 +55,7 @@ fn clamped(macs: u128) -> u64 {
 /// Embeddings of these items. Items that nothing is computed of take nothing.
 pub(crate) fn embed_load(header: &Header, items: &[Vec<u32>]) -> Load {
     let (linear, _) = row(header);
-    let macs = items.iter().map(|item| item.len()).filter(|len| *len <= header.context as usize).map(|len| {
+    let macs = items.iter().map(Vec::len).filter(|len| *len <= header.context as usize).map(|len| {
         let len = len as u128;
         len * linear + attention(header, len * len)
     });
@@ -84,7 +87,7 @@ pub(crate) fn positions(header: &Header, item_len: usize, max_output: u32) -> us
     (item_len + max_output as usize - 1).clamp(1, header.context as usize)
 }
 
-/// The worst case of a generate job: no output ends early.
+/// The worst case of a generate job.
 pub(crate) fn longest(header: &Header, items: &[Vec<u32>], samples: u32, max_output: u32, kv_limit: u64) -> Longest {
     let context = header.context as usize;
     let (mut kv_bytes, mut macs, mut ids, mut most) = (0u64, 0u128, 0u128, 0u64);
@@ -138,7 +141,7 @@ impl Speed {
             done += item_macs(header, ids.len()) as f64;
         }
         let macs_per_sec = done / began.elapsed().as_secs_f64();
-        let rule = Rule::greedy(std::num::NonZeroU32::MIN, [NO_ID; 8]);
+        let rule = Rule::greedy(NonZeroU32::MIN, [NO_ID; 8]);
         let key = OutputKey { item: 0, sample: 0 };
         let (began, mut steps) = (Instant::now(), 0);
         while began.elapsed() < MEASURE {

@@ -13,7 +13,7 @@ use quern_exact::{
     header::Header,
     kernels::{Isa, Pool},
 };
-use quern_model::{PackedOrigin, Package};
+use quern_model::{Package, PackedOrigin};
 use quern_types::PackageRoot;
 
 use crate::{Error, Result, load::Speed};

@@ -85,7 +85,11 @@ pub fn check_output(id: JobId, spec: &JobSpec, receipt: &Receipt, bytes: &[u8]) 
     if let OutputSet::Generate { outputs, .. } = &set
         && let Some(long) = outputs.iter().position(|output| output.elements.len() > spec.max_output as usize)
     {
-        return Err(wrong(format!("output {long} has {} ids, and the job asks for at most {}", outputs[long].elements.len(), spec.max_output)));
+        return Err(wrong(format!(
+            "output {long} has {} ids, and the job asks for at most {}",
+            outputs[long].elements.len(),
+            spec.max_output
+        )));
     }
     Ok(set)
 }

@@ -11,9 +11,9 @@ use crate::story::{PATIENCE, Story};
 const PRICE: u128 = 100_000_000_000_000;
 /// Words by their ids; the first four are special.
 const WORDS: [&str; 40] = [
-    "[PAD]", "[UNK]", "[BOS]", "[EOS]", "the", "mill", "stone", "water", "turns", "grain", "wheel", "river", "a", "b", "c", "d", "e", "old",
-    "new", "day", "night", "is", "was", "and", "or", "not", "in", "on", "of", "one", "two", "three", "four", "five", "flour", "bread",
-    "pays", "who", "if", "nobody",
+    "[PAD]", "[UNK]", "[BOS]", "[EOS]", "the", "mill", "stone", "water", "turns", "grain", "wheel", "river", "a", "b", "c", "d", "e",
+    "old", "new", "day", "night", "is", "was", "and", "or", "not", "in", "on", "of", "one", "two", "three", "four", "five", "flour",
+    "bread", "pays", "who", "if", "nobody",
 ];
 const PROMPTS: &str = "the mill turns\nwho pays if nobody turns the wheel\n\nflour and bread\n";
 

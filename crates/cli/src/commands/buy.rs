@@ -3,12 +3,7 @@
 mod plan;
 mod results;
 
-use std::{
-    io::Read as _,
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-};
+use std::{io::Read as _, net::SocketAddr, path::Path, sync::Arc};
 
 use clap::builder::RangedU64ValueParser;
 use quern_chain::Client;

@@ -84,8 +84,14 @@ pub async fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
     let package = buy::package(context, &market, facts, &content, args.model, JobKind::Embed, args.package.as_deref()).await?;
     let unit = if args.paragraphs { Unit::Paragraphs } else { Unit::Lines };
     let made = items(&pieces(&text, unit)?, package.tokenizer(), package.header().context, args.split)?;
-    let request =
-        Request { model: args.model, offer: &args.offer, output_price: None, batch: args.batch, ask: Ask::Embed, source: buy::source(&args.file) };
+    let request = Request {
+        model: args.model,
+        offer: &args.offer,
+        output_price: None,
+        batch: args.batch,
+        ask: Ask::Embed,
+        source: buy::source(&args.file),
+    };
     let plan = request.plan(made, facts, &market, account).await?;
     plan.confirm(context, args.yes)?;
 

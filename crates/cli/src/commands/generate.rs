@@ -127,7 +127,7 @@ pub async fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
 
     let actor = session::actor(config, market)?;
     let planned = plan.record(context, &actor, &content, &session::journal(config, actor.market(), account)).await?;
-    let mut results = Results::new(context.out, &planned, Printer::Texts { package: Some(package), plain: args.text });
+    let mut results = Results::new(context.out, &planned, Printer::Texts { package: Some(Box::new(package)), plain: args.text });
     buy::drive(context, &args.waiting, &actor, &mut follower, &content, &planned, &mut results).await
 }
 

@@ -278,7 +278,7 @@ async fn printer(
         return Printer::Vectors { npy: told.npy };
     }
     let package = match buy::package(context, market, facts, content, model, kind, told.package).await {
-        Ok(package) => Some(package),
+        Ok(package) => Some(Box::new(package)),
         Err(error) => {
             output::warn(&format!("there are only ids, and no text: {}", Failure::of(&error).what));
             None

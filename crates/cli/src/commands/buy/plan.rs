@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use quern_client::{
-    Actor, Ask, ClientError, Facts, Item, Market, PlannedJob, PreparedInput, Run, RunJournal, Terms, batches, fetch_package, job_spec, salt,
-    with_id,
+    Actor, Ask, ClientError, Facts, Item, Market, PlannedJob, PreparedInput, Run, RunJournal, Terms, batches, fetch_package, job_spec,
+    salt, with_id,
 };
 use quern_model::Package;
 use quern_types::{Address, Amount, B256, ContentId, JobKind, ModelId};
@@ -121,7 +121,8 @@ impl<'a> Request<'a> {
 
     /// The offer: the prices that were given, else the cheapest listing for these items.
     fn terms(&self, facts: &Facts, now: u64, items: usize, ids: usize) -> Result<Terms, Failure> {
-        let Offer { item_price, input_price, base_price, ramp_floor_bps, ramp_secs, claim_within, deliver_within, provider, .. } = self.offer;
+        let Offer { item_price, input_price, base_price, ramp_floor_bps, ramp_secs, claim_within, deliver_within, provider, .. } =
+            self.offer;
         let given = [*base_price, *input_price, self.output_price, *item_price];
         let [base, input, output, item] = if given.iter().any(Option::is_some) {
             given.map(Option::unwrap_or_default)
@@ -195,14 +196,20 @@ impl Plan<'_> {
     /// Nobody to ask, or no.
     pub(crate) fn confirm(&self, context: &Context, yes: bool) -> Result<(), Failure> {
         let mut lines = vec![
-            format!("{} ({}) in {}", output::count(self.made.len(), "item"), output::count(self.ids, "id"), output::count(self.jobs, "job")),
+            format!(
+                "{} ({}) in {}",
+                output::count(self.made.len(), "item"),
+                output::count(self.ids, "id"),
+                output::count(self.jobs, "job")
+            ),
             format!("at most {}; {} free in the Ledger", in_tokens(self.max_cost), in_tokens(self.free)),
         ];
         match &self.request.ask {
             Ask::Embed => lines.push("INPUTS AND OUTPUTS ARE PUBLIC: anybody can read the text's ids and the vectors".to_owned()),
             Ask::Generate(sampling) => {
                 let ids = self.made.len() as u128 * u128::from(self.request.ask.most_output());
-                let (samples, most) = (output::count(sampling.samples as usize, "sample"), output::count(sampling.max_output as usize, "id"));
+                let (samples, most) =
+                    (output::count(sampling.samples as usize, "sample"), output::count(sampling.max_output as usize, "id"));
                 lines.push(format!("each item: {samples} of at most {most}; {ids} output ids in all"));
                 lines.push("INPUTS AND OUTPUTS ARE PUBLIC: anybody can read the prompts and what is generated".to_owned());
             }
@@ -245,7 +252,12 @@ impl Plan<'_> {
         let planned_at = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
         let run = Run::new(self.run, planned_at, domain, actor.account(), *model, source.clone(), jobs);
         journal.record(&run)?;
-        context.out.note(&format!("run {}: {} in {}", run.id, output::count(self.made.len(), "item"), output::count(run.jobs.len(), "job")));
+        context.out.note(&format!(
+            "run {}: {} in {}",
+            run.id,
+            output::count(self.made.len(), "item"),
+            output::count(run.jobs.len(), "job")
+        ));
         Ok(run)
     }
 }

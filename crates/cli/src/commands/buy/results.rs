@@ -59,7 +59,7 @@ pub(crate) enum Printer {
     /// A JSON line per text, or the text alone.
     Texts {
         /// Whose tokenizer makes text of ids; without it there are only ids.
-        package: Option<Package>,
+        package: Option<Box<Package>>,
         /// Only the texts.
         plain: bool,
     },
@@ -92,7 +92,7 @@ impl Printer {
                     let (item, sample) = (at / *samples as usize, at % *samples as usize);
                     let text = self.text(output)?;
                     if let (Self::Texts { plain: true, .. }, Some(text)) = (self, &text) {
-                        out.text(text)?;
+                        out.text(&harmless(text))?;
                         continue;
                     }
                     let line = origin(item).map(|origin| origin.line);
@@ -121,6 +121,11 @@ impl Printer {
             Self::Texts { .. } => None,
         }
     }
+}
+
+/// A stranger's text without what would command a terminal.
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Collects what comes in.
@@ -268,8 +273,14 @@ impl Results {
             Some(End::Result(OutputSet::Embed(outputs))) => Some(outputs),
             _ => None,
         };
-        let width =
-            self.run.jobs.iter().filter_map(|job| result_of(&job.id)?.first()).map(|output: &OutputRecord<i16>| output.elements.len()).max().unwrap_or(0);
+        let width = self
+            .run
+            .jobs
+            .iter()
+            .filter_map(|job| result_of(&job.id)?.first())
+            .map(|output: &OutputRecord<i16>| output.elements.len())
+            .max()
+            .unwrap_or(0);
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let aside = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
         let shape = [self.run.items() as u64, width as u64];
@@ -330,7 +341,9 @@ fn end_name(end: &End) -> &'static str {
 
 fn end_text(end: &End) -> String {
     match end {
-        End::Result(OutputSet::Embed(outputs)) => format!("{} received and checked against the receipt", output::count(outputs.len(), "vector")),
+        End::Result(OutputSet::Embed(outputs)) => {
+            format!("{} received and checked against the receipt", output::count(outputs.len(), "vector"))
+        }
         End::Result(OutputSet::Generate { outputs, .. }) => {
             let ids = outputs.iter().map(|output| output.elements.len()).sum();
             let what = format!("{} with {}", output::count(outputs.len(), "text"), output::count(ids, "id"));
@@ -405,5 +418,22 @@ impl Progress {
         if let Self::Bar(bar) = self {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_a_stranger_commands_no_terminal() {
+        assert_eq!(harmless("a\tb\nc \u{1b}[2J\u{9b}\r"), "a\tb\nc \u{fffd}[2J\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn texts_without_a_package_are_ids_only() {
+        let printer = Printer::Texts { package: None, plain: true };
+        let output = OutputRecord { reason: FinishReason::MaxOutput, elements: vec![1, 2] };
+        assert_eq!(printer.text(&output).expect("no tokenizer is asked"), None);
     }
 }
