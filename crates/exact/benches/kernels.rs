@@ -3,7 +3,6 @@
 //! Not by criterion: shares need the limits of the same minutes, on a machine that others may use. Each line gives the median and the best
 //! decile; a share divides best decile by best decile. One thread is timed by its own clock, so others on the machine do not count. `cargo bench -p quern-exact --bench kernels -- [threads] [filter]`.
 #![allow(clippy::print_stdout, clippy::needless_range_loop, reason = "a bench prints its figures")]
-#![allow(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 use std::{hint::black_box, num::NonZeroUsize, sync::Arc};
 

@@ -184,9 +184,9 @@ impl Series {
             while power != BigInt::ZERO {
                 let term = &power / n;
                 if n % 4 == 1 {
-                    sum += term
+                    sum += term;
                 } else {
-                    sum -= term
+                    sum -= term;
                 }
                 power /= x * x;
                 n += 2;
@@ -248,7 +248,6 @@ mod tests {
 
     /// f64 is a second opinion with about 2^-40 at these angles.
     #[test]
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a comparison with floats")]
     fn tables_are_the_cosines_and_sines_of_the_formula() {
         for (rope, dims) in all() {
             let number = |decimal: Decimal| decimal.fraction().0 as f64 / decimal.fraction().1 as f64;

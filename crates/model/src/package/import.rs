@@ -152,7 +152,7 @@ fn import_encoder(from: &Path, source: &EncoderSource, out: &Path, options: &Imp
     let notes = source.config.notes.iter().cloned().chain(ignored(&unknown)).collect();
     let with = Companions { tokenizer_json: &tokenizer_json, chat: None, files: &source.files, notes };
     let (record, weights_bytes) = importer.finish(options.replace, None, with)?;
-    Ok(Package { path: out.to_owned(), header, content: Content::Encoder(weights), tokenizer, chat: None, record, weights_bytes })
+    Ok(Package { path: out.to_owned(), header, content: Content::Encoder(Box::new(weights)), tokenizer, chat: None, record, weights_bytes })
 }
 
 fn import_decoder(

@@ -55,7 +55,7 @@ pub struct Package {
 #[derive(Debug)]
 enum Content {
     /// All, well formed.
-    Encoder(EncoderWeights),
+    Encoder(Box<EncoderWeights>),
     /// Nothing: they stay in the file until somebody computes.
     Decoder,
 }
@@ -122,7 +122,7 @@ impl Package {
             let tensors =
                 weights.tensors().map(|tensor| Ok(tensor.map_err(unreadable(path))?.1)).collect::<Result<Vec<_>, ModelError>>()?;
             let weights = EncoderWeights::from_tensors(&header, tensors).map_err(|error| malformed(&at(WEIGHTS_FILE), &error))?;
-            Content::Encoder(weights)
+            Content::Encoder(Box::new(weights))
         };
         Ok(Self { path: path.to_owned(), header, content, tokenizer, chat, record, weights_bytes })
     }

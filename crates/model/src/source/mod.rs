@@ -31,7 +31,7 @@ const UNUSED: &[&str] = &["embeddings.position_ids", "embeddings.token_type_ids"
 
 /// Something that was read and makes sense, not yet converted.
 pub(crate) enum Source {
-    Encoder(EncoderSource),
+    Encoder(Box<EncoderSource>),
     Decoder(Box<DecoderSource>),
 }
 
@@ -50,7 +50,7 @@ impl Source {
         if fields.text("model_type", &MODEL_TYPES)? == "bert" {
             let config = BertConfig::read(reader, &fields)?;
             let tensors = SafeTensors::read(folder)?;
-            return Ok(Self::Encoder(EncoderSource::new(config, tensors)));
+            return Ok(Self::Encoder(Box::new(EncoderSource::new(config, tensors))));
         }
         DecoderSource::read(reader, &fields).map(|source| Self::Decoder(Box::new(source)))
     }

@@ -142,7 +142,7 @@ impl Generator {
     pub fn sample(&self, index: u64) -> Result<Sample, TrainError> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(index << 1 | u64::from(self.split == Split::HeldOut));
-        let plain = self.split == Split::Train && (index < PLAIN || index >= ELSEWHERE);
+        let plain = self.split == Split::Train && !(PLAIN..ELSEWHERE).contains(&index);
         let names = if plain { &self.plain_names } else { &self.names };
         loop {
             let sample = self.attempt(names, &mut rng)?;
