@@ -304,19 +304,19 @@ fn a_packed_file_that_is_missing_or_stale_is_made_again() {
     let whole = fs::read(imported.packed()).unwrap();
     let other = Imported::new("llama", &[("rope_theta", json!(20_000))], |_| ());
     let origin = || Package::open(imported.package.path()).unwrap().packed().unwrap().origin;
-    let stale: [(&str, Box<dyn Fn()>); 5] = [
-        ("missing", Box::new(|| fs::remove_file(imported.packed()).unwrap())),
-        ("another package", Box::new(|| assert!(fs::copy(other.packed(), imported.packed()).unwrap() > 0))),
-        ("another release", Box::new(|| fs::write(imported.packed(), [&whole[..8], &[9], &whole[9..]].concat()).unwrap())),
-        ("cut short", Box::new(|| fs::write(imported.packed(), &whole[..whole.len() - 64]).unwrap())),
-        ("longer", Box::new(|| fs::write(imported.packed(), [&whole[..], &[0; 64]].concat()).unwrap())),
+    let stale = [
+        ("missing", None),
+        ("another package", Some(fs::read(other.packed()).unwrap())),
+        ("another release", Some([&whole[..8], &[9], &whole[9..]].concat())),
+        ("cut short", Some(whole[..whole.len() - 64].to_vec())),
+        ("longer", Some([&whole[..], &[0; 64]].concat())),
     ];
-    for (name, spoil) in stale {
+    for (name, content) in stale {
         // A new file each time: the one before may be mapped.
-        if imported.packed().exists() && name != "missing" {
-            fs::remove_file(imported.packed()).unwrap();
+        fs::remove_file(imported.packed()).unwrap();
+        if let Some(content) = content {
+            fs::write(imported.packed(), content).unwrap();
         }
-        spoil();
         assert!(matches!(origin(), PackedOrigin::Rebuilt { .. }), "{name}");
         assert_eq!(fs::read(imported.packed()).unwrap(), whole, "{name}");
         assert_eq!(origin(), PackedOrigin::Mapped, "{name}");

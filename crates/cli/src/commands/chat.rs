@@ -14,7 +14,7 @@ use super::run::{Options, generate, no_template, session, stats};
 use crate::{
     app::Context,
     failure::{Exit, Failure},
-    output::warn,
+    output::{harmless, warn},
 };
 
 /// Arguments of `quern chat`.
@@ -60,7 +60,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
         let prompt = package.tokenizer().encode_prompt(&template.render(&messages)?)?;
         let (generation, text) = generate(context, &mut session, package.tokenizer().stream(), &prompt, &rule, &mut |piece| {
             if !json {
-                context.out.piece(piece)?;
+                context.out.piece(&harmless(piece))?;
             }
             Ok(())
         })?;

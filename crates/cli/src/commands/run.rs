@@ -20,7 +20,7 @@ use serde_json::json;
 use crate::{
     app::Context,
     failure::{Exit, Failure},
-    output::warn,
+    output::{harmless, warn},
 };
 
 /// Arguments of `quern run`.
@@ -179,7 +179,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
     let json = context.out.json;
     let (generation, text) = generate(context, &mut session, package.tokenizer().stream(), &ids, &rule, &mut |piece| {
         if !json {
-            context.out.piece(piece)?;
+            context.out.piece(&harmless(piece))?;
         }
         Ok(())
     })?;

@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::{
     failure::{Exit, Failure},
-    output::{self, Output},
+    output::{self, Output, harmless},
 };
 
 /// One vector, as printed.
@@ -121,11 +121,6 @@ impl Printer {
             Self::Texts { .. } => None,
         }
     }
-}
-
-/// A stranger's text without what would command a terminal.
-fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Collects what comes in.
