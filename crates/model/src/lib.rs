@@ -7,9 +7,11 @@
 //! | [`ChatTemplate`] | a conversation to a prompt |
 //! | [`Reference`], [`DecoderReference`] | the same model in floats, for comparison |
 //! | [`Session`] | generation on this machine, without a job |
+//! | [`accuracy`] | how many questions a decoder answers right, exactly and in floats |
 //! | [`bench`] | how fast a decoder runs here |
 //! | [`divergence`], [`fidelity`] | how far the two are apart, over a corpus |
 
+mod accuracy;
 mod bench;
 mod convert;
 mod divergence;
@@ -22,6 +24,7 @@ mod session;
 mod source;
 mod tokenizer;
 
+pub use accuracy::{Accuracy, Answer, Question, accuracy, right};
 pub use bench::{BenchReport, Shape, bench};
 pub use divergence::{DivergenceReport, divergence};
 pub use error::ModelError;

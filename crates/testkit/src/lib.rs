@@ -14,5 +14,5 @@ pub use devnet::{Account, Devnet, DevnetOptions};
 pub use market::{Actor, Api, Market, text};
 pub use process::{Daemon, end_children_on_signal, output, run};
 pub use proxy::{Answer, RpcProxy};
-pub use tools::{minilm_package, quern, repository, tool};
+pub use tools::{extractor_package, minilm_package, quern, repository, tool};
 pub use wait::eventually;

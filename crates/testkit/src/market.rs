@@ -161,18 +161,18 @@ impl Market {
         let devnet = Devnet::with_contracts(options)?;
         let treasury = Actor::new("treasury", devnet.deployer(), &devnet, devnet.folder())?;
         let publisher = Actor::new("publisher", devnet.account(4), &devnet, devnet.folder())?;
-        let package = minilm_package()?;
-        let registered = publisher.quern_one(&[
-            "model",
-            "register",
-            path(&package)?,
-            "--name",
-            "all-MiniLM-L6-v2",
-            "--royalty-bps",
-            &royalty_bps.to_string(),
-        ])?;
-        let model_id = text(&registered, "modelId")?;
-        Ok(Self { devnet, treasury, publisher, model_id })
+        let mut market = Self { devnet, treasury, publisher, model_id: String::new() };
+        market.model_id = market.register(&minilm_package()?, "all-MiniLM-L6-v2", royalty_bps)?;
+        Ok(market)
+    }
+
+    /// Registers a package under a name with a royalty in 1/10,000, and returns the model's id.
+    ///
+    /// # Errors
+    /// If the registration fails.
+    pub fn register(&self, package: &Path, name: &str, royalty_bps: u16) -> Result<String> {
+        let args = ["model", "register", path(package)?, "--name", name, "--royalty-bps", &royalty_bps.to_string()];
+        text(&self.publisher.quern_one(&args)?, "modelId")
     }
 
     /// A client with `tokens` whole tokens free in the Ledger.

@@ -49,3 +49,15 @@ pub fn minilm_package() -> Result<PathBuf> {
     }
     Ok(path)
 }
+
+/// The exact package of the extractor, which ships with the trainer that made it.
+///
+/// # Errors
+/// If it is not there.
+pub fn extractor_package() -> Result<PathBuf> {
+    let path = repository().join("crates/trainer/extractor.quern");
+    if !path.join("header.bin").is_file() {
+        bail!("{} is missing: it is part of the repository; `git checkout` brings it back", path.display());
+    }
+    Ok(path)
+}

@@ -18,6 +18,7 @@ const BATCH: usize = 32;
 #[serde(deny_unknown_fields)]
 pub struct Question {
     /// The sentence.
+    #[serde(rename = "prompt")]
     pub sentence: String,
     /// The right answer, to the byte.
     pub answer: String,

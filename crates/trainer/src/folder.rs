@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use serde_json::{Value, json};
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     vocabulary::{CHAT_TEMPLATE, END},
 };
 
-/// Writes config.json, generation_config.json, model.safetensors (f32), tokenizer.json and tokenizer_config.json.
+/// Writes config.json, generation_config.json, model.safetensors (bf16, as models are published), tokenizer.json and tokenizer_config.json.
 ///
 /// # Errors
 /// [`TrainError::Write`], [`TrainError::Tokenizer`], [`TrainError::Tensor`].
@@ -31,7 +31,7 @@ pub fn save(folder: &Path, model: &Llama, vocabulary: &Vocabulary) -> Result<(),
         ("bos_token_id", Value::Null),
         ("eos_token_id", json!(END)),
         ("pad_token_id", json!(END)),
-        ("torch_dtype", json!("float32")),
+        ("torch_dtype", json!("bfloat16")),
     ] {
         config[key] = value;
     }
@@ -51,7 +51,8 @@ pub fn save(folder: &Path, model: &Llama, vocabulary: &Vocabulary) -> Result<(),
         let path = folder.join(name);
         std::fs::write(&path, text).map_err(|source| TrainError::Write { path, source })?;
     }
-    let weights: HashMap<_, _> = model.weights.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+    let rounded = |(name, var): (&String, &Var)| Ok::<_, TrainError>((name.clone(), var.to_dtype(DType::BF16)?));
+    let weights: HashMap<_, _> = model.weights.iter().map(rounded).collect::<Result<_, _>>()?;
     Ok(candle_core::safetensors::save(&weights, folder.join("model.safetensors"))?)
 }
 

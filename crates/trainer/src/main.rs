@@ -59,7 +59,7 @@ enum Command {
         /// Number of held-out sentences.
         #[arg(long, default_value_t = 2000)]
         count: u64,
-        /// Measure on these instead: JSON Lines of {"sentence":…,"answer":…}.
+        /// Measure on these instead: JSON Lines of {"prompt":…,"answer":…}.
         #[arg(long)]
         questions: Option<PathBuf>,
         /// Where to write the sentences with their right answers, as JSON Lines.

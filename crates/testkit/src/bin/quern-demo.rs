@@ -1,4 +1,5 @@
-//! The main job from end to end on this machine: a chain, a market, a provider, a client with a text, an auditor. See `scripts/demo`.
+//! The main job from end to end on this machine: a chain, a market, a provider, a client with a text and one with sentences, an auditor. See
+//! `scripts/demo`.
 //!
 //! Every step is a public command of `quern`, run by an actor with a home and a key of its own; nothing is shared but the chain and the
 //! content gateways. Ends with status 0 only if every job was paid, the ledger audit is clean and every recomputation gave the same bits.
@@ -7,14 +8,16 @@
 use std::{
     collections::BTreeMap,
     io::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use quern_testkit::{Actor, Devnet, DevnetOptions, Market, end_children_on_signal, eventually, minilm_package, output, repository, text};
+use quern_testkit::{
+    Actor, Devnet, DevnetOptions, Market, end_children_on_signal, eventually, extractor_package, minilm_package, output, repository, text,
+};
 use serde_json::{Value, json};
 
 /// Whole tokens that the client brings.
@@ -25,6 +28,13 @@ const STAKE_TOKENS: u32 = 1_000;
 const ROYALTY_BPS: u16 = 250;
 /// Lines nearest to the query that are shown.
 const NEAREST: usize = 5;
+/// What the client asks the extractor if the user has nothing to ask.
+const SENTENCES: [&str; 4] = [
+    "Please book the invoice from Kestenholz AG for CHF 12'800.00 dated 5 February 2025, payable within 30 days.",
+    "we paid Maren Oduya 4.5k euros on 03.11.2024 for the new shelves",
+    "Bitte überweisen Sie der Tollkien Elektrobau GmbH 1.249,90 € bis Ende des Monats.",
+    "The refund of $75 to Alvarez & Sons went out on 2026-03-09.",
+];
 /// How long one job may take before the demo gives up.
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -37,6 +47,9 @@ struct Arguments {
     /// What to look for in it
     #[arg(long, default_value = "who gets the money when a provider does not deliver?")]
     query: String,
+    /// A business sentence that the extractor turns into JSON; repeatable. Default: four of our own
+    #[arg(long = "sentence", value_name = "TEXT")]
+    sentences: Vec<String>,
     /// Items per job
     #[arg(long, default_value_t = 64)]
     batch: u32,
@@ -73,51 +86,63 @@ fn demo(arguments: &Arguments) -> Result<bool> {
     let file = arguments.text.clone().unwrap_or_else(|| repository().join("README.md"));
     let content = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
 
-    step(start, "starting an OP-mode L2 (anvil), deploying the contracts, registering all-MiniLM-L6-v2");
+    step(start, "starting an OP-mode L2 (anvil), deploying the contracts, registering all-MiniLM-L6-v2 and the extractor");
     let market = Market::start(DevnetOptions::default(), ROYALTY_BPS)?;
-    println!("          model {}", market.model_id);
+    let encoder = Model { id: market.model_id.clone(), package: utf8(&minilm_package()?)? };
+    let package = extractor_package()?;
+    let extractor = Model { id: market.register(&package, "extractor", ROYALTY_BPS)?, package: utf8(&package)? };
+    println!("          models {}\n                 {}", encoder.id, extractor.id);
 
     step(start, "a client brings money; a provider stakes, names its operator key, starts its worker; the indexer follows");
     let client = market.client("client", market.devnet.account(0), CLIENT_TOKENS)?;
     let (owner, operator) = market.provider("provider", market.devnet.account(1), STAKE_TOKENS)?;
     let auditor = Actor::new("auditor", market.devnet.account(2), &market.devnet, market.devnet.folder())?;
-    let worker = market.worker(&owner, &operator, &[&client], &[])?;
+    let worker =
+        market.worker(&owner, &operator, &[&client], &["--package", &extractor.package, "--price-output", "0.0001"])?;
     let (indexer, api) = market.indexer()?;
     let actors = [("client", &client), ("provider", &owner), ("publisher", &market.publisher)];
     let before = balances(&actors)?;
 
     step(start, &format!("embedding {} through the market (inputs and outputs are public)", file.display()));
-    let results = embed(&client, &market, &file, arguments.batch)?;
-    step(start, &format!("{} vectors came back and were checked against the jobs' output roots", results.len()));
+    let vectors = embed(&client, &encoder, &file, arguments.batch)?;
+    step(start, &format!("{} vectors came back and were checked against the jobs' output roots", vectors.len()));
+    let sentences = if arguments.sentences.is_empty() { SENTENCES.map(str::to_owned).to_vec() } else { arguments.sentences.clone() };
+    step(start, &format!("paying the extractor, a model of 3.7 million parameters, for {} answers", sentences.len()));
+    let answers = ask(&client, &extractor, &sentences)?;
 
     step(start, "waiting for the challenge windows to pass and the worker to be paid");
     let mut jobs = Vec::new();
-    for id in job_ids(&results)? {
-        let job = eventually(&format!("job {id} to be final in the index"), PATIENCE, || {
-            let job: Value = api.get(&format!("/v1/jobs/{id}"))?;
-            let state = job.pointer("/data/state").and_then(Value::as_str).unwrap_or_default();
-            Ok(["completed", "refunded", "slashed"].contains(&state).then_some(job))
-        })?;
-        jobs.push(describe(&market.devnet, &job["data"])?);
+    for (model, results) in [(&encoder, &vectors), (&extractor, &answers)] {
+        for id in job_ids(results)? {
+            let job = eventually(&format!("job {id} to be final in the index"), PATIENCE, || {
+                let job: Value = api.get(&format!("/v1/jobs/{id}"))?;
+                let state = job.pointer("/data/state").and_then(Value::as_str).unwrap_or_default();
+                Ok(["completed", "refunded", "slashed"].contains(&state).then_some(job))
+            })?;
+            jobs.push((model, describe(&market.devnet, &job["data"])?));
+        }
     }
-    share_gas(&mut jobs);
     let after = balances(&actors)?;
 
     step(start, "auditing: the ledger from events alone, every job by recomputing it");
-    let package = minilm_package()?;
-    let package = package.to_str().context("the package's path is not UTF-8")?;
     let ledger = verdict(&auditor, &["audit", "ledger", "--head", "latest"])?;
     let mut recomputed = Vec::new();
-    for job in &jobs {
+    for (model, job) in &jobs {
         let id = text(job, "id")?;
-        let verdict =
-            verdict(&auditor, &["audit", "job", &id, "--package", package, "--gateway", &operator.gateway, "--gateway", &client.gateway])?;
+        let gateways = ["--gateway", &operator.gateway, "--gateway", &client.gateway];
+        let verdict = verdict(&auditor, &[&["audit", "job", &id, "--package", &model.package], &gateways[..]].concat())?;
         recomputed.push(json!({"job": id, "equal": verdict["equal"] == true, "difference": verdict["difference"]}));
     }
+    let mut jobs: Vec<Value> = jobs.into_iter().map(|(_, job)| job).collect();
+    share_gas(&mut jobs);
 
     drop((worker, indexer));
     show(&jobs, &before, &after);
-    nearest(&client, &content, &results, &arguments.query, package)?;
+    nearest(&client, &content, &vectors, &arguments.query, &encoder.package)?;
+    println!("\nextracted:");
+    for (sentence, answer) in sentences.iter().zip(&answers) {
+        println!("  {sentence}\n    {}", answer["text"].as_str().unwrap_or_default());
+    }
 
     let paid = jobs.iter().all(|job| job["state"] == "completed");
     let clean = ledger["ok"] == true;
@@ -129,7 +154,9 @@ fn demo(arguments: &Arguments) -> Result<bool> {
     println!("recomputed: {} of {} jobs, {}", recomputed.len(), jobs.len(), if equal { "equal to the last bit" } else { "DIFFERENT" });
     let seconds = start.elapsed().as_secs_f64();
     let report = json!({
-        "text": file, "query": arguments.query, "jobs": jobs, "recomputed": recomputed, "seconds": seconds,
+        "text": file, "query": arguments.query, "jobs": jobs,
+        "answers": sentences.iter().zip(&answers).map(|(sentence, answer)| json!({"sentence": sentence, "answer": answer["text"]})).collect::<Vec<_>>(),
+        "recomputed": recomputed, "seconds": seconds,
         "ledger_audit": {"ok": clean, "entries": ledger["entries"], "difference": ledger["difference"]},
         "balances": {"before": before, "after": after},
     });
@@ -142,31 +169,37 @@ fn demo(arguments: &Arguments) -> Result<bool> {
     Ok(paid && clean && equal && !jobs.is_empty())
 }
 
-/// Runs `quern embed` with its progress on the terminal, and returns the vectors.
-fn embed(client: &Actor, market: &Market, file: &std::path::Path, batch: u32) -> Result<Vec<Value>> {
-    let package = minilm_package()?;
-    let (file, package) =
-        (file.to_str().context("the text's path is not UTF-8")?, package.to_str().context("the package's path is not UTF-8")?);
-    let batch = batch.to_string();
-    let args = [
-        "embed",
-        file,
-        "--model",
-        &market.model_id,
-        "--package",
-        package,
-        "--batch",
-        &batch,
-        "--item-price",
-        "0.01",
-        "--split",
-        "--yes",
-        "--json",
-    ];
-    let output = output(&mut client.command(&args)?, "")?;
-    ensure!(output.status.success(), "quern embed ended with {}", output.status);
+/// A registered model, and the folder of its package.
+struct Model {
+    id: String,
+    package: String,
+}
+
+fn utf8(path: &Path) -> Result<String> {
+    Ok(path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?.to_owned())
+}
+
+/// Buys a vector for each line of a file.
+fn embed(client: &Actor, model: &Model, file: &Path, batch: u32) -> Result<Vec<Value>> {
+    let (file, batch) = (utf8(file)?, batch.to_string());
+    let fixed = ["embed", &file, "--model", &model.id, "--package", &model.package, "--batch", &batch, "--split"];
+    buy(client, &[&fixed, &["--item-price", "0.01"][..]].concat(), "")
+}
+
+/// Buys an answer to each sentence.
+fn ask(client: &Actor, model: &Model, sentences: &[String]) -> Result<Vec<Value>> {
+    // One line each, whatever was typed.
+    let lines: String = sentences.iter().map(|sentence| sentence.split_whitespace().collect::<Vec<_>>().join(" ") + "\n").collect();
+    let fixed = ["generate", "-", "--model", &model.id, "--package", &model.package, "--chat", "--max-tokens", "96"];
+    buy(client, &[&fixed, &["--output-price", "0.0001", "--item-price", "0.01"][..]].concat(), &lines)
+}
+
+/// Runs a command that buys, with its progress on the terminal, and returns the results.
+fn buy(client: &Actor, args: &[&str], input: &str) -> Result<Vec<Value>> {
+    let output = output(client.command(args)?.args(["--yes", "--json"]), input)?;
+    ensure!(output.status.success(), "quern {} ended with {}", args[0], output.status);
     let lines = String::from_utf8(output.stdout)?;
-    lines.lines().map(|line| serde_json::from_str(line).with_context(|| format!("quern embed printed {line:?}"))).collect()
+    lines.lines().map(|line| serde_json::from_str(line).with_context(|| format!("quern {} printed {line:?}", args[0]))).collect()
 }
 
 /// The jobs of the results, in order.
@@ -200,7 +233,7 @@ fn describe(devnet: &Devnet, job: &Value) -> Result<Value> {
         transactions.insert(name.to_owned(), hash);
     }
     Ok(json!({
-        "id": job["id"], "state": job["state"], "items": job.pointer("/spec/itemCount"), "gas": gas, "transactions": transactions,
+        "id": job["id"], "kind": job["kind"], "state": job["state"], "items": job.pointer("/spec/itemCount"), "gas": gas, "transactions": transactions,
         "price": job["fee"], "energy_millijoules": job.pointer("/receipt/energyMillijoules"), "energy_method": job.pointer("/receipt/energyMethod"),
     }))
 }
@@ -239,13 +272,14 @@ fn balances(actors: &[(&str, &Actor)]) -> Result<BTreeMap<String, Value>> {
 
 /// The jobs and the balances as tables.
 fn show(jobs: &[Value], before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) {
-    println!("\njob           state      items  price          gas: post    claim   submit  complete");
+    println!("\njob           kind     state      items  price          gas: post    claim   submit  complete");
     for job in jobs {
         let gas = |name: &str| job["gas"][name].as_u64().map_or_else(|| "-".to_owned(), |gas| gas.to_string());
         let id = job["id"].as_str().unwrap_or_default();
         println!(
-            "{:12}… {:9} {:6}  {:13} {:>10} {:>8} {:>8} {:>9}",
+            "{:12}… {:8} {:9} {:6}  {:13} {:>10} {:>8} {:>8} {:>9}",
             id.get(..12).unwrap_or(id),
+            job["kind"].as_str().unwrap_or_default(),
             job["state"].as_str().unwrap_or_default(),
             job["items"],
             tokens(&job["price"]),

@@ -1,5 +1,6 @@
 //! `quern model`: make, look at, check and run model packages on this machine; register them on the chain and list those that are.
 
+mod accuracy;
 mod bench;
 mod embed;
 mod fidelity;
@@ -53,6 +54,10 @@ pub enum Command {
     ///
     /// Prints 1 - cosine of an encoder's vectors, or the divergence of a decoder's distributions, per stratum with its bounds. Ends 3 if a bound is broken.
     Fidelity(fidelity::Args),
+    /// Count the questions that a decoder answers right, to the letter
+    ///
+    /// Answers greedily, through the model's chat template where there is one; with --reference also by the float model that the package was made of.
+    Accuracy(accuracy::Args),
     /// Measure how fast a decoder runs on this machine
     Bench(bench::Args),
     /// Register a package on the chain, so that jobs can name it
@@ -73,6 +78,7 @@ pub async fn run(context: &Context, command: &Command) -> anyhow::Result<()> {
         Command::Verify { package, root } => verify(context, package.clone(), *root),
         Command::Embed(args) => embed::run(context, args),
         Command::Fidelity(args) => fidelity::run(context, args),
+        Command::Accuracy(args) => accuracy::run(context, args),
         Command::Bench(args) => bench::run(context, args),
         Command::Register(args) => registry::register(context, args).await,
         Command::List => registry::list(context).await,
