@@ -8,7 +8,7 @@ import {Moves} from "./Moves.sol";
 /// @title Balances by account and bucket, two to a storage word
 /// @notice Buckets that move together share a word: free | escrow, stake | lock, unbonding | bond; of account 0: burned | delayed,
 /// rewardPool. The low half of each word comes first.
-/// @dev Assembly for the word of an array element; test/reference/PlainBalances.sol is the plain twin.
+/// @dev Assembly for the word of an array element; test/reference/PlainLedger.sol is the plain twin.
 library Balances {
     /// @dev Byte n from the right: the position of bucket n. Free 0, Escrow 1, Stake 2, Unbonding 4, Lock 3, Bond 5; Burned 0, Delayed 1,
     /// RewardPool 2.

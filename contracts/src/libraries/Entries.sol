@@ -12,7 +12,7 @@ type Tip is uint256;
 using Entries for Tip global;
 
 /// @title Entries of the Ledger: the hash chain of the head and the event
-/// @dev Assembly, because five entries are made in the life of a job; test/reference/PlainEntries.sol is the plain twin.
+/// @dev Assembly, because five entries are made in the life of a job; test/reference/PlainLedger.sol is the plain twin.
 library Entries {
     /// @dev The tag of a head's preimage (docs/PROTOCOL.md, section 1).
     uint256 private constant TAG = 0x50;
