@@ -97,8 +97,7 @@ fn demo(arguments: &Arguments) -> Result<bool> {
     let client = market.client("client", market.devnet.account(0), CLIENT_TOKENS)?;
     let (owner, operator) = market.provider("provider", market.devnet.account(1), STAKE_TOKENS)?;
     let auditor = Actor::new("auditor", market.devnet.account(2), &market.devnet, market.devnet.folder())?;
-    let worker =
-        market.worker(&owner, &operator, &[&client], &["--package", &extractor.package, "--price-output", "0.0001"])?;
+    let worker = market.worker(&owner, &operator, &[&client], &["--package", &extractor.package, "--price-output", "0.0001"])?;
     let (indexer, api) = market.indexer()?;
     let actors = [("client", &client), ("provider", &owner), ("publisher", &market.publisher)];
     let before = balances(&actors)?;

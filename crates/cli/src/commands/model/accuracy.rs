@@ -64,7 +64,9 @@ pub(super) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
     let start = Instant::now();
     let wanted = || !context.cancel.is_cancelled();
     let measured = match accuracy(&package, reference.as_ref(), &questions, args.max_tokens, &pool, &wanted) {
-        Err(ModelError::Interrupted) => return Err(Failure::new("stopped before all were answered", "").with_exit(Exit::Interrupted).into()),
+        Err(ModelError::Interrupted) => {
+            return Err(Failure::new("stopped before all were answered", "").with_exit(Exit::Interrupted).into());
+        }
         measured => measured?,
     };
     let seconds = start.elapsed().as_secs_f64();
