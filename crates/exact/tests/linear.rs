@@ -11,7 +11,7 @@ use quern_exact::{
     arith::clamp32,
     bounds,
     format::Q8Matrix,
-    kernels::{self, Isa, Operands, Packed, PackedError, Pages, Pool},
+    kernels::{self, Isa, KvCache, Operands, OutOfMemory, Packed, PackedError, Pages, Pool},
     reference,
     sample::Generator,
 };
@@ -82,11 +82,16 @@ proptest! {
     }
 
     #[test]
-    fn packing_loses_nothing(matrix in (1..40usize, 1..300usize).prop_flat_map(|(rows, cols)| matrix(rows, cols))) {
+    fn packing_loses_nothing(
+        matrix in (1..40usize, 1..300usize).prop_flat_map(|(rows, cols)| matrix(rows, cols)), scale in prop_oneof![Just(0), 1..=bounds::EMBEDDING_SCALE],
+    ) {
         let packed = Packed::new(&matrix);
         for (at, row) in matrix.iter_rows().enumerate() {
             let unpacked = packed.row(at).expect("a row");
             prop_assert_eq!(unpacked.as_row(), row);
+            let mut embedding = vec![i32::MIN; matrix.cols()];
+            packed.embed_word(at, scale, &mut embedding);
+            prop_assert_eq!(embedding, reference::embed_word(row, scale));
         }
         prop_assert_eq!(packed.row(matrix.rows()), None);
         prop_assert_eq!((packed.rows(), packed.cols()), (matrix.rows(), matrix.cols()));
@@ -230,6 +235,15 @@ fn pages_are_zero_and_aligned() {
         assert!(bytes.iter().all(|&byte| byte == 0));
         assert!(bytes.as_ptr().addr().is_multiple_of(if len >= 2 << 20 { 2 << 20 } else { 64 }));
     }
+}
+
+#[test]
+fn memory_that_no_machine_has_is_an_error() {
+    for bytes in [1 << 55, usize::MAX] {
+        assert_eq!(Pages::try_new(bytes).err(), Some(OutOfMemory { bytes }));
+    }
+    // 2^30 heads of 256 dims at 2^15 positions: 2^55 bytes of keys and values.
+    assert_eq!(KvCache::try_new(1 << 30, 256, 1 << 15).err(), Some(OutOfMemory { bytes: 1 << 55 }));
 }
 
 #[test]

@@ -102,6 +102,16 @@ pub enum ModelError {
         /// The type in the file.
         found: String,
     },
+    /// The system refuses the memory that a tensor packed for the kernels takes, where it cannot be packed into a file.
+    #[error("{path}: tensor {tensor} cannot be packed into memory; where the package's folder is writable, it is packed into a file instead")]
+    OutOfMemory {
+        /// The package.
+        path: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// How much was asked for.
+        source: quern_exact::kernels::OutOfMemory,
+    },
     /// A tensor holds NaN or infinity.
     #[error("{path}: tensor {tensor} holds {value} at {index:?}; only finite numbers can be converted")]
     NotFinite {

@@ -23,12 +23,12 @@ impl Cache {
         let capacity = positions.clamp(1, header.context as usize);
         let (kv_heads, head_dim) = (header.kv_heads as usize, header.head_dim as usize);
         let bytes = Self::bytes(header, capacity);
-        let refused = |_| DecoderError::OutOfMemory { positions: capacity, bytes };
-        promised(bytes).map_err(refused)?;
-        let layers = (0..header.layers).map(|_| KvCache::try_new(kv_heads, head_dim, capacity).map_err(refused));
-        let layers = layers.collect::<Result<_, _>>()?;
+        let refused = DecoderError::OutOfMemory { positions: capacity, bytes };
+        promised(bytes).map_err(|_| refused.clone())?;
+        let layers = (0..header.layers).map(|_| KvCache::try_new(kv_heads, head_dim, capacity));
+        let layers = layers.collect::<Result<_, _>>().map_err(|_| refused.clone())?;
         let mut ids = Vec::new();
-        ids.try_reserve_exact(capacity).map_err(refused)?;
+        ids.try_reserve_exact(capacity).map_err(|_| refused)?;
         Ok(Self { layers, ids, capacity, kv_heads, head_dim })
     }
 

@@ -37,7 +37,7 @@ pub use isa::Isa;
 pub use linear::{Packed, PackedError, PackedRow, linear, linear_into};
 pub use norm::layer_norm;
 pub use operand::{Operands, to_operands};
-pub use pages::Pages;
+pub use pages::{OutOfMemory, Pages};
 pub use pool::Pool;
 pub use rms::rms_norm;
 pub use rope::rotate;

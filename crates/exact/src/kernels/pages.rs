@@ -1,16 +1,29 @@
 use std::{
-    alloc::{Layout, alloc, dealloc, handle_alloc_error},
+    alloc::{Layout, alloc, dealloc},
     fmt,
     ptr::NonNull,
 };
+
+use thiserror::Error;
 
 /// A huge page, where the system has them.
 const HUGE: usize = 1 << 21;
 /// A cache line, and the widest vector.
 const LINE: usize = 64;
 
-/// Zeroed memory for weights that are read from end to end once per token: aligned to a cache line, and from 2 MiB on to huge pages, which the
-/// system is asked for (on Linux). Without huge pages the processor spends its time looking up addresses.
+/// A cache line as int16.
+pub(super) type Line = [i16; LINE / 2];
+
+/// Memory that the system refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("no memory for {bytes} bytes: close something else, or use a smaller model or a shorter context")]
+pub struct OutOfMemory {
+    /// Bytes asked for at once.
+    pub bytes: usize,
+}
+
+/// Zeroed memory for what is read from end to end once per token, weights or keys and values: aligned to a cache line, and from 2 MiB on to huge
+/// pages, which the system is asked for (on Linux). Without huge pages the processor spends its time looking up addresses.
 pub struct Pages {
     start: NonNull<u8>,
     len: usize,
@@ -26,39 +39,61 @@ impl Pages {
     /// `len` zero bytes.
     ///
     /// # Panics
-    /// If `len` is beyond the address space. Aborts, as a `Vec` does, if there is not enough memory.
+    /// If there is not enough memory.
     #[must_use]
     pub fn new(len: usize) -> Self {
+        Self::try_new(len).unwrap_or_else(|refused| panic!("{refused}"))
+    }
+
+    /// `len` zero bytes, which are touched at once.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn try_new(len: usize) -> Result<Self, OutOfMemory> {
+        let refused = OutOfMemory { bytes: len };
         let align = if len >= HUGE { HUGE } else { LINE };
-        let Ok(layout) = Layout::from_size_align(len.max(1), align) else { panic!("{len} bytes are more than a machine can address") };
+        let layout = Layout::from_size_align(len.max(1), align).map_err(|_| refused)?;
         // SAFETY: the layout's size is not 0.
-        let Some(start) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
+        let start = NonNull::new(unsafe { alloc(layout) }).ok_or(refused)?;
         if align == HUGE {
             ask_for_huge_pages(start, len);
         }
         // SAFETY: the allocation is this long. Touched only now, after huge pages were asked for.
         unsafe { start.write_bytes(0, layout.size()) };
-        Self { start, len, layout }
+        Ok(Self { start, len, layout })
+    }
+
+    /// The cache lines that are all in it, as int16.
+    pub(super) const fn lines(&self) -> &[Line] {
+        // SAFETY: the start is aligned to a line, the allocation has so many of them and is written from end to end by `try_new`; any bits are
+        // an int16.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.len / LINE) }
+    }
+
+    /// As [`Pages::lines`].
+    pub(super) const fn lines_mut(&mut self) -> &mut [Line] {
+        // SAFETY: as in `lines`; ours alone.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.len / LINE) }
     }
 
     /// All bytes.
     #[must_use]
     pub const fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: the allocation is at least this long, written from end to end by `new`, and ours alone.
+        // SAFETY: the allocation is at least this long, written from end to end by `try_new`, and ours alone.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 }
 
 impl AsRef<[u8]> for Pages {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: the allocation is at least this long and written from end to end by `new`.
+        // SAFETY: the allocation is at least this long and written from end to end by `try_new`.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: allocated by `new` with this layout.
+        // SAFETY: allocated by `try_new` with this layout.
         unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }
 }

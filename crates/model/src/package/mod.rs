@@ -310,9 +310,10 @@ impl Package {
             unfit => unfit.to_string(),
         };
         let mut tensors = Vec::new();
-        self.each_verified(&mut |_, tensor| {
+        self.each_verified(&mut |name, tensor| {
+            let refused = |source| ModelError::OutOfMemory { path: self.path.clone(), tensor: name.to_string(), source };
             tensors.push(match tensor {
-                Tensor::Matrix(matrix) => PackedTensor::Matrix(Packed::new(&matrix)),
+                Tensor::Matrix(matrix) => PackedTensor::Matrix(Packed::try_new(&matrix).map_err(refused)?),
                 Tensor::Table(table) => PackedTensor::Table(table),
                 Tensor::Vector(vector) => PackedTensor::Vector(vector),
             });

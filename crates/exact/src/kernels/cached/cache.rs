@@ -1,10 +1,10 @@
-use std::{collections::TryReserveError, ops::Range};
+use std::ops::Range;
 
 use super::{LANES, Pairs};
 use crate::{
     bounds,
     kernels::{
-        Isa,
+        Isa, OutOfMemory, Pages,
         isa::multiversion,
         operand::{quantise, shift_or_clamp},
     },
@@ -12,72 +12,48 @@ use crate::{
 
 /// Keys and values of one layer of one sequence, position by position, in the layout that the kernels read.
 ///
-/// Its memory is asked for at once and touched as positions are appended, so nothing is allocated per token:
-/// `4 · kv_heads · head_dim + kv_heads` bytes per position, head dim rounded up to 16.
-#[derive(Debug, Clone)]
+/// Its memory is asked for and touched at once, so nothing is allocated per token: `4 · kv_heads · head_dim + kv_heads` bytes per position,
+/// head dim rounded up to 16. From 2 MiB on it lies in huge pages, where the system has them.
+#[derive(Debug)]
 pub struct KvCache {
     pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
     /// Rounded up to whole blocks of positions.
     capacity: usize,
     len: usize,
-    /// `[kv head][block of 16 positions][pair of dims][lane][2]`.
-    keys: Vec<Pairs>,
+    /// Keys `[kv head][block of 16 positions][pair of dims][lane][2]`, then values `[kv head][block of 16 dims][pair of positions][lane][2]`.
+    pairs: Pages,
     /// `[kv head][position]`.
     key_shifts: Vec<u8>,
-    /// `[kv head][block of 16 dims][pair of positions][lane][2]`.
-    values: Vec<Pairs>,
 }
 
 impl KvCache {
     /// Room for `capacity` positions, at most 2^15.
     ///
     /// # Panics
-    /// If a size is 0 or beyond its bound (EXACT.md, section 2).
+    /// If a size is 0 or beyond its bound (EXACT.md, section 2), or there is not enough memory.
     #[must_use]
     pub fn new(kv_heads: usize, head_dim: usize, capacity: usize) -> Self {
-        assert!(kv_heads > 0 && (1..=bounds::HEAD_DIM as usize).contains(&head_dim), "{kv_heads} kv heads of {head_dim} dims");
-        assert!((1..=bounds::CONTEXT as usize).contains(&capacity), "a cache of {capacity} positions; it takes 1 to {}", bounds::CONTEXT);
-        let capacity = capacity.next_multiple_of(LANES);
-        let (dim_pairs, dim_blocks) = (head_dim.div_ceil(2), head_dim.div_ceil(LANES));
-        Self {
-            kv_heads,
-            head_dim,
-            capacity,
-            len: 0,
-            keys: vec![[0; 2 * LANES]; kv_heads * capacity / LANES * dim_pairs],
-            key_shifts: vec![0; kv_heads * capacity],
-            values: vec![[0; 2 * LANES]; kv_heads * dim_blocks * (capacity / 2)],
-        }
+        Self::try_new(kv_heads, head_dim, capacity).unwrap_or_else(|refused| panic!("{refused}"))
     }
 
-    /// As [`KvCache::new`], but memory that the system refuses is an error; and it is touched at once.
+    /// As [`KvCache::new`], but memory that the system refuses is an error.
     ///
     /// # Errors
     /// The memory is not to be had.
     ///
     /// # Panics
-    /// As [`KvCache::new`].
-    pub fn try_new(kv_heads: usize, head_dim: usize, capacity: usize) -> Result<Self, TryReserveError> {
-        fn zeros<T: Clone>(zero: T, len: usize) -> Result<Vec<T>, TryReserveError> {
-            let mut zeros = Vec::new();
-            zeros.try_reserve_exact(len)?;
-            zeros.resize(len, zero);
-            Ok(zeros)
-        }
+    /// If a size is 0 or beyond its bound.
+    pub fn try_new(kv_heads: usize, head_dim: usize, capacity: usize) -> Result<Self, OutOfMemory> {
         assert!(kv_heads > 0 && (1..=bounds::HEAD_DIM as usize).contains(&head_dim), "{kv_heads} kv heads of {head_dim} dims");
         assert!((1..=bounds::CONTEXT as usize).contains(&capacity), "a cache of {capacity} positions; it takes 1 to {}", bounds::CONTEXT);
         let capacity = capacity.next_multiple_of(LANES);
-        let (dim_pairs, dim_blocks) = (head_dim.div_ceil(2), head_dim.div_ceil(LANES));
-        Ok(Self {
-            kv_heads,
-            head_dim,
-            capacity,
-            len: 0,
-            keys: zeros([0; 2 * LANES], kv_heads * capacity / LANES * dim_pairs)?,
-            key_shifts: zeros(0, kv_heads * capacity)?,
-            values: zeros([0; 2 * LANES], kv_heads * dim_blocks * (capacity / 2))?,
-        })
+        let lines = kv_heads * (capacity / LANES * head_dim.div_ceil(2) + capacity / 2 * head_dim.div_ceil(LANES));
+        let pairs = Pages::try_new(lines * size_of::<Pairs>())?;
+        let mut key_shifts = Vec::new();
+        key_shifts.try_reserve_exact(kv_heads * capacity).map_err(|_| OutOfMemory { bytes: kv_heads * capacity })?;
+        key_shifts.resize(kv_heads * capacity, 0);
+        Ok(Self { kv_heads, head_dim, capacity, len: 0, pairs, key_shifts })
     }
 
     /// Takes over the positions of another cache of the same shape, in place of its own.
@@ -96,8 +72,11 @@ impl KvCache {
             }
         };
         let blocks = other.len.div_ceil(LANES);
-        copy(&mut self.keys, &other.keys, self.capacity / LANES * other.dim_pairs(), blocks * other.dim_pairs());
-        copy(&mut self.values, &other.values, self.capacity / 2, blocks * LANES / 2);
+        let first_value = other.first_value();
+        let (keys, values) = self.pairs.lines_mut().split_at_mut(first_value);
+        let (other_keys, other_values) = other.pairs.lines().split_at(first_value);
+        copy(keys, other_keys, other.capacity / LANES * other.dim_pairs(), blocks * other.dim_pairs());
+        copy(values, other_values, other.value_stride(), blocks * LANES / 2);
         for (to, from) in self.key_shifts.chunks_exact_mut(self.capacity).zip(other.key_shifts.chunks_exact(self.capacity)) {
             to[..other.len].copy_from_slice(&from[..other.len]);
         }
@@ -156,7 +135,7 @@ impl KvCache {
             return None;
         }
         let at = |dim| self.key_at(kv_head, position, dim);
-        let elements = (0..self.head_dim).map(|dim| self.keys[at(dim).0][at(dim).1]).collect();
+        let elements = (0..self.head_dim).map(|dim| self.pairs.lines()[at(dim).0][at(dim).1]).collect();
         Some((elements, u32::from(self.key_shifts[kv_head * self.capacity + position])))
     }
 
@@ -167,7 +146,7 @@ impl KvCache {
             return None;
         }
         let at = |dim| self.value_at(kv_head, position, dim);
-        Some((0..self.head_dim).map(|dim| self.values[at(dim).0][at(dim).1]).collect())
+        Some((0..self.head_dim).map(|dim| self.pairs.lines()[at(dim).0][at(dim).1]).collect())
     }
 
     pub(super) const fn dim_pairs(&self) -> usize {
@@ -178,6 +157,11 @@ impl KvCache {
         self.head_dim.div_ceil(LANES)
     }
 
+    /// Where values begin.
+    const fn first_value(&self) -> usize {
+        self.kv_heads * (self.capacity / LANES) * self.dim_pairs()
+    }
+
     const fn key_at(&self, head: usize, position: usize, dim: usize) -> (usize, usize) {
         let block = head * (self.capacity / LANES) + position / LANES;
         (block * self.dim_pairs() + dim / 2, position % LANES * 2 + dim % 2)
@@ -185,13 +169,13 @@ impl KvCache {
 
     const fn value_at(&self, head: usize, position: usize, dim: usize) -> (usize, usize) {
         let block = head * self.dim_blocks() + dim / LANES;
-        (block * (self.capacity / 2) + position / 2, dim % LANES * 2 + position % 2)
+        (self.first_value() + block * self.value_stride() + position / 2, dim % LANES * 2 + position % 2)
     }
 
     /// The keys of one head in whole blocks of positions.
     pub(super) fn key_blocks(&self, head: usize, blocks: Range<usize>) -> &[Pairs] {
         let (first, pairs) = (head * (self.capacity / LANES), self.dim_pairs());
-        &self.keys[(first + blocks.start) * pairs..(first + blocks.end) * pairs]
+        &self.pairs.lines()[(first + blocks.start) * pairs..(first + blocks.end) * pairs]
     }
 
     /// The shifts of one head's keys.
@@ -202,7 +186,7 @@ impl KvCache {
     /// The values of one head: blocks of dims, each of [`KvCache::value_stride`] pairs of positions.
     pub(super) fn head_values(&self, head: usize) -> &[Pairs] {
         let len = self.dim_blocks() * self.value_stride();
-        &self.values[head * len..(head + 1) * len]
+        &self.pairs.lines()[self.first_value() + head * len..][..len]
     }
 
     pub(super) const fn value_stride(&self) -> usize {
@@ -223,13 +207,13 @@ fn append_body(cache: &mut KvCache, k: &[i32], v: &[i32], value_shifts: &[i32]) 
             let shift = quantise(k, operand);
             cache.key_shifts[head * cache.capacity + position] = shift.to_le_bytes()[0];
             let (first, lane) = cache.key_at(head, position, 0);
-            for (pair, both) in operand.chunks(2).enumerate() {
-                cache.keys[first + pair][lane..lane + both.len()].copy_from_slice(both);
+            for (keys, both) in cache.pairs.lines_mut()[first..].iter_mut().zip(operand.chunks(2)) {
+                keys[lane..lane + both.len()].copy_from_slice(both);
             }
             shift_or_clamp(v, value_shifts[head].unsigned_abs(), operand);
             for (block, values) in operand.chunks(LANES).enumerate() {
                 let (at, lane) = cache.value_at(head, position, block * LANES);
-                for (slot, &value) in cache.values[at][lane..].iter_mut().step_by(2).zip(values) {
+                for (slot, &value) in cache.pairs.lines_mut()[at][lane..].iter_mut().step_by(2).zip(values) {
                     *slot = value;
                 }
             }

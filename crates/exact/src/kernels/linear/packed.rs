@@ -3,9 +3,10 @@ use std::{fmt, ops::Range, sync::Arc};
 use thiserror::Error;
 
 use crate::{
+    arith::{clamp32, rs},
     bounds::{GROUP, PRODUCT_COLS, ROW_SHIFT_MIN, VOCABULARY},
     format::{Q8Matrix, Row},
-    kernels::Pages,
+    kernels::{OutOfMemory, Pages},
 };
 
 /// Rows of a block.
@@ -118,17 +119,31 @@ impl Packed {
     pub const LAYOUT: u32 = 1;
 
     /// Packs a matrix into memory of its own.
+    ///
+    /// # Panics
+    /// If there is not enough memory.
     #[must_use]
     pub fn new(matrix: &Q8Matrix) -> Self {
+        Self::try_new(matrix).unwrap_or_else(|refused| panic!("{refused}"))
+    }
+
+    /// As [`Packed::new`], but memory that the system refuses is an error.
+    ///
+    /// # Errors
+    /// The memory is not to be had.
+    pub fn try_new(matrix: &Q8Matrix) -> Result<Self, OutOfMemory> {
         let (rows, cols) = (matrix.rows(), matrix.cols());
         let end = Self::bytes(rows, cols);
-        let mut pages = Pages::new(end);
+        let mut pages = Pages::try_new(end)?;
         Self::write(matrix, pages.as_mut_slice());
-        Self { rows, cols, buffer: Arc::new(pages), window: 0..end }
+        Ok(Self { rows, cols, buffer: Arc::new(pages), window: 0..end })
     }
 
     /// Packs the matrices of a model into one piece of memory, in their order: rows of a small matrix then lie in huge pages too, and the next
     /// matrix is where the processor fetches ahead.
+    ///
+    /// # Panics
+    /// If there is not enough memory.
     #[must_use]
     pub fn all(matrices: &[&Q8Matrix]) -> Vec<Self> {
         let ends: Vec<usize> = matrices
@@ -261,19 +276,36 @@ impl Packed {
     #[must_use]
     pub fn row(&self, row: usize) -> Option<PackedRow> {
         (row < self.rows).then(|| {
-            let view = self.view();
-            let (block, lane) = (row / BLOCK, row % BLOCK);
-            let quads = view.block_weights(block).as_chunks::<QUAD_BYTES>().0;
-            let weights = (0..self.cols).map(|col| i8::from_le_bytes([quads[col / QUAD][lane * QUAD + col % QUAD]])).collect();
-            let mantissas = view.block_mantissas(block).as_chunks::<MANTISSA_BYTES>().0;
-            let tail = view.block_tail(block);
-            PackedRow {
-                shift: tail.shift(lane),
-                bias: tail.bias(lane),
-                mantissas: mantissas.iter().map(|m| u16::from_le_bytes([m[2 * lane], m[2 * lane + 1]])).collect(),
-                weights,
-            }
+            let (tail, lane) = (self.view().block_tail(row / BLOCK), row % BLOCK);
+            let (weights, mantissas) = self.parts_of(row);
+            PackedRow { shift: tail.shift(lane), bias: tail.bias(lane), mantissas: mantissas.collect(), weights: weights.collect() }
         })
+    }
+
+    /// The embedding of the word of a row (EXACT.md, section 4.3) into `out`; twin of [`embed_word`](crate::reference::embed_word), whose widths
+    /// hold here.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not as wide as the matrix.
+    pub fn embed_word(&self, row: usize, scale: u32, out: &mut [i32]) {
+        assert!(row < self.rows && out.len() == self.cols, "row {row} of {} by {} into {}", self.rows, self.cols, out.len());
+        let scale = if scale == 0 { 1 << 14 } else { i64::from(scale) };
+        let shift = u32::from(self.view().block_tail(row / BLOCK).shift(row % BLOCK));
+        let (mut weights, mantissas) = self.parts_of(row);
+        for (out, mantissa) in out.chunks_mut(GROUP).zip(mantissas) {
+            for (out, weight) in out.iter_mut().zip(&mut weights) {
+                *out = clamp32(rs(i64::from(weight) * i64::from(mantissa) * scale, shift));
+            }
+        }
+    }
+
+    /// The weights and the mantissas of a row that there is.
+    fn parts_of(&self, row: usize) -> (impl Iterator<Item = i8>, impl Iterator<Item = u16>) {
+        let (view, block, lane) = (self.view(), row / BLOCK, row % BLOCK);
+        let quads = view.block_weights(block).as_chunks::<QUAD_BYTES>().0;
+        let weights = (0..self.cols).map(move |col| i8::from_le_bytes([quads[col / QUAD][lane * QUAD + col % QUAD]]));
+        let mantissas = view.block_mantissas(block).as_chunks::<MANTISSA_BYTES>().0;
+        (weights, mantissas.iter().map(move |m| u16::from_le_bytes([m[2 * lane], m[2 * lane + 1]])))
     }
 
     pub(super) fn view(&self) -> View<'_> {
