@@ -8,7 +8,7 @@ use std::{hint::black_box, num::NonZeroUsize, sync::Arc};
 
 use quern_exact::{
     format::Q8Matrix,
-    kernels::{self, Isa, KvCache, Operands, Packed, Pages, Pool, Reach, Sequence, attend, probe},
+    kernels::{self, AttentionScratch, Isa, KvCache, Operands, Packed, Pages, Pool, Reach, Sequence, attend, probe},
     reference::Attention,
     sample::{self, Generator},
 };
@@ -214,7 +214,8 @@ impl Bench<'_> {
             let q = rows(queries * heads * head_dim);
             let mut out = vec![0; q.len()];
             let sequence = [Sequence { cache: &cache, rows: 0..queries, first: positions - queries }];
-            let timed = self.time(|_| attend(self.pool, &attention, Reach::Causal { window: 0 }, &sequence, &q, &mut out));
+            let mut scratch = AttentionScratch::default();
+            let timed = self.time(|_| attend(self.pool, &attention, Reach::Causal { window: 0 }, &sequence, &q, &mut out, &mut scratch));
             let pairs = queries * (2 * positions + 1 - queries) / 2;
             // Two products of head dim per pair of positions and head.
             line(&what, timed, (4 * pairs * heads * head_dim) as f64, "GOPS", self.peak);

@@ -10,7 +10,7 @@ use quern_exact::{
     arith::clamp32,
     bounds,
     format::TableI32,
-    kernels::{Isa, KvCache, Pool, Reach, Sequence, attend},
+    kernels::{AttentionScratch, Isa, KvCache, Pool, Reach, Sequence, attend},
     reference::{self, Attention},
 };
 
@@ -82,18 +82,18 @@ proptest! {
             cache.append(isa, &k[..split], &v[..split], &value_shifts);
             cache.append(isa, &k[split..], &v[split..], &value_shifts);
             let mut out = vec![0; q.len()];
-            attend(&pool, &attention, Reach::Causal { window }, &[Sequence { cache: &cache, rows: 0..queries, first: before }], &q, &mut out);
+            attend(&pool, &attention, Reach::Causal { window }, &[Sequence { cache: &cache, rows: 0..queries, first: before }], &q, &mut out, &mut AttentionScratch::default());
             prop_assert_eq!(&out, &expected, "{:?}", isa);
             // One position at a time, the cache growing with it.
             let mut cache = KvCache::new(2, head_dim, before + queries);
             cache.append(isa, &k[..split], &v[..split], &value_shifts);
-            let width = 2 * per_kv_head * head_dim;
+            let (width, mut scratch) = (2 * per_kv_head * head_dim, AttentionScratch::default());
             for row in 0..queries {
                 let kv = split + row * 2 * head_dim..split + (row + 1) * 2 * head_dim;
                 cache.append(isa, &k[kv.clone()], &v[kv], &value_shifts);
                 let mut out = vec![0; width];
                 let sequence = Sequence { cache: &cache, rows: 0..1, first: before + row };
-                attend(&pool, &attention, Reach::Causal { window }, &[sequence], &q[row * width..(row + 1) * width], &mut out);
+                attend(&pool, &attention, Reach::Causal { window }, &[sequence], &q[row * width..(row + 1) * width], &mut out, &mut scratch);
                 prop_assert_eq!(&out[..], &expected[row * width..(row + 1) * width], "{:?}, position {}", isa, before + row);
             }
         }
@@ -118,7 +118,7 @@ proptest! {
                 Sequence { cache: &caches[0], rows: 0..first, first: 0 },
             ];
             let mut out = vec![0; (first + second) * 8];
-            attend(&pool(isa, 3), &attention, Reach::All, &sequences, &rows[..(first + second) * 8], &mut out);
+            attend(&pool(isa, 3), &attention, Reach::All, &sequences, &rows[..(first + second) * 8], &mut out, &mut AttentionScratch::default());
             prop_assert_eq!(&out, &expected);
         }
     }
@@ -163,7 +163,15 @@ fn what_was_cut_never_shows() {
         cache.append(isa, &k, &v, &value_shifts);
         for reach in [Reach::All, Reach::Causal { window: 0 }, Reach::Causal { window: 2 }] {
             let mut out = vec![0; 4];
-            attend(&Pool::single(isa), &attention, reach, &[Sequence { cache: &cache, rows: 0..1, first: 2 }], &q, &mut out);
+            attend(
+                &Pool::single(isa),
+                &attention,
+                reach,
+                &[Sequence { cache: &cache, rows: 0..1, first: 2 }],
+                &q,
+                &mut out,
+                &mut AttentionScratch::default(),
+            );
             assert_eq!(out, [100; 4], "{isa:?} {reach:?}");
         }
     }
@@ -185,5 +193,6 @@ fn two_sequences_cannot_name_one_row() {
     let mut cache = KvCache::new(1, 2, 1);
     cache.append(Isa::Portable, &[1; 2], &[1; 2], &value_shifts);
     let sequence = Sequence { cache: &cache, rows: 0..1, first: 0 };
-    attend(&Pool::single(Isa::Portable), &attention, Reach::All, &[sequence.clone(), sequence], &[1; 2], &mut [0; 2]);
+    let sequences = [sequence.clone(), sequence];
+    attend(&Pool::single(Isa::Portable), &attention, Reach::All, &sequences, &[1; 2], &mut [0; 2], &mut AttentionScratch::default());
 }

@@ -11,7 +11,7 @@ use quern_exact::{
     bounds,
     format::{Q8Matrix, TableI32},
     header::{ACTIVATION_GELU_ERF, ACTIVATION_GELU_TANH, ACTIVATION_SILU},
-    kernels::{self, Isa, KvCache, Pool, Reach, Sequence},
+    kernels::{self, AttentionScratch, ChoiceScratch, Isa, KvCache, Pool, Reach, Sequence},
     reference::{
         self, Attention, Draw, choose, embed_word, gated, gelu_tanh, head_epsilon, lg, noise, rms_norm, rotate, sampling_block, silu,
     },
@@ -304,7 +304,8 @@ proptest! {
         for isa in Isa::available() {
             for threads in [1, 3] {
                 let pool = Pool::new(isa, NonZeroUsize::new(threads).expect("not zero"));
-                prop_assert_eq!(&kernels::choose(&pool, vocabulary, logits, &draws), &plain);
+                let chosen: Vec<u32> = kernels::choose(&pool, vocabulary, logits, &draws, &mut ChoiceScratch::default()).collect();
+                prop_assert_eq!(&chosen, &plain);
             }
         }
     }
@@ -360,7 +361,7 @@ fn tail_behind_an_attention_sink_survives_at_8192_positions() {
         cache.append(pool.isa(), &k, &v, &[1]);
         let mut fast = vec![0; DIM];
         let sequence = Sequence { cache: &cache, rows: 0..1, first: POSITIONS - 1 };
-        kernels::attend(&pool, &attention, Reach::Causal { window: 0 }, &[sequence], &q, &mut fast);
+        kernels::attend(&pool, &attention, Reach::Causal { window: 0 }, &[sequence], &q, &mut fast, &mut AttentionScratch::default());
         assert_eq!(fast, mixed.data());
     }
 }

@@ -2,7 +2,7 @@
 
 use quern_types::FinishReason;
 
-use super::{Cache, Choose, Decoder, DecoderError, OutputKey, Rule, Run, Workspace};
+use super::{Cache, Choose, Decoder, DecoderError, OutputKey, Rule, Run, Workspace, emptied::emptied};
 
 /// A sequence of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,6 +43,8 @@ pub struct Batch {
     decoder: Decoder,
     work: Workspace,
     active: Vec<Active>,
+    /// Empty between steps.
+    runs: Vec<Run<'static>>,
     refused: Vec<(Ticket, FinishReason)>,
     tickets: u64,
     /// Steps so far: who is first when not all fit.
@@ -73,7 +75,7 @@ impl Batch {
     #[must_use]
     pub fn new(decoder: Decoder, rows: usize) -> Self {
         let work = Workspace::new(decoder.header(), rows);
-        Self { decoder, work, active: Vec::new(), refused: Vec::new(), tickets: 0, turn: 0 }
+        Self { decoder, work, active: Vec::new(), runs: Vec::new(), refused: Vec::new(), tickets: 0, turn: 0 }
     }
 
     /// Adds an item. Memory for its keys and values is taken now, for the longest output there may be. An item that the model computes nothing
@@ -150,13 +152,15 @@ impl Batch {
     pub fn step(&mut self, mut on: impl FnMut(Event<'_>)) -> Result<usize, DecoderError> {
         let rows = self.share_out();
         if rows > 0 {
-            let runs = self.active.iter_mut().filter(|active| active.share > 0).map(|active| {
+            let mut runs = emptied(std::mem::take(&mut self.runs));
+            runs.extend(self.active.iter_mut().filter(|active| active.share > 0).map(|active| {
                 let (first, share) = (active.cache.len(), active.share);
                 let choose = Choose { rule: &active.rule, key: active.key, from: share - 1 };
                 let last = active.ids.len() == first + share;
                 Run { cache: &mut active.cache, ids: &active.ids[first..first + share], choose: last.then_some(choose) }
-            });
-            self.decoder.step(&mut self.work, &mut runs.collect::<Vec<_>>())?;
+            }));
+            self.decoder.step(&mut self.work, &mut runs)?;
+            self.runs = emptied(runs);
             self.turn = self.turn.wrapping_add(1);
         }
         for (ticket, reason) in self.refused.drain(..) {

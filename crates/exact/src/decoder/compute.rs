@@ -5,7 +5,7 @@ use crate::{
     arith::clamp32,
     format::VectorI32,
     header::Header,
-    kernels::{self, Operands, Packed, Pool, Reach, Sequence},
+    kernels::{self, AttentionScratch, Operands, Packed, Pool, Reach, Sequence},
     reference::{self, Attention},
 };
 
@@ -21,9 +21,7 @@ impl Compute<'_> {
         let width = words.cols();
         kernels::each_piece(self.pool, out, width, |first, rows| {
             for (row, &id) in rows.chunks_exact_mut(width).zip(&ids[first..]) {
-                if let Some(word) = words.row(id as usize) {
-                    row.copy_from_slice(&reference::embed_word(word.as_row(), self.header.embedding_scale));
-                }
+                words.embed_word(id as usize, self.header.embedding_scale, row);
             }
         });
     }
@@ -64,7 +62,14 @@ impl Compute<'_> {
     }
 
     /// Causal attention of the sequences' rows to their caches.
-    pub(super) fn attend(&self, sequences: &[Sequence<'_>], value_shifts: &[i32], q: &[i32], out: &mut [i32]) {
+    pub(super) fn attend(
+        &self,
+        sequences: &[Sequence<'_>],
+        value_shifts: &[i32],
+        q: &[i32],
+        out: &mut [i32],
+        scratch: &mut AttentionScratch,
+    ) {
         let attention = Attention {
             heads: self.header.heads as usize,
             kv_heads: self.header.kv_heads as usize,
@@ -73,7 +78,7 @@ impl Compute<'_> {
             value_shifts,
         };
         let reach = Reach::Causal { window: self.header.window as usize };
-        kernels::attend(self.pool, &attention, reach, sequences, q, out);
+        kernels::attend(self.pool, &attention, reach, sequences, q, out, scratch);
     }
 
     /// Activation of the gate times up, into `gate`.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Cache, DecoderError, Model, OutputKey, PackedWeights, Rule, compute::Compute};
+use super::{Cache, DecoderError, Model, OutputKey, PackedWeights, Rule, compute::Compute, emptied::emptied};
 use crate::{
     header::Header,
-    kernels::{self, Isa, Operands, Pool, Sequence},
+    kernels::{self, AttentionScratch, ChoiceScratch, Isa, Operands, Pool, Sequence},
+    reference::Draw,
 };
 
 /// Rows whose logits are in memory at a time.
@@ -41,7 +42,8 @@ pub struct Choose<'a> {
     pub from: usize,
 }
 
-/// What a step needs and what it leaves: allocated for a number of rows, and kept from step to step.
+/// What a step needs and what it leaves: allocated for a number of rows, and kept from step to step. The first step grows what depends on the
+/// pool; later ones of no more rows allocate nothing.
 #[derive(Debug)]
 pub struct Workspace {
     limit: usize,
@@ -58,8 +60,15 @@ pub struct Workspace {
     projected: Vec<i32>,
     gate: Vec<i32>,
     up: Vec<i32>,
+    /// Empty between layers.
+    sequences: Vec<Sequence<'static>>,
+    attention: AttentionScratch,
+    /// Rows whose next id is asked for, and what it depends on besides the logits; the latter is empty between steps.
+    asked: Vec<usize>,
+    draws: Vec<Draw<'static>>,
     chosen_rows: Vec<i32>,
     logits: Vec<i32>,
+    choice: ChoiceScratch,
     choices: Vec<Option<u32>>,
 }
 
@@ -86,8 +95,13 @@ impl Workspace {
             projected: room(dim),
             gate: room(ffn),
             up: room(ffn),
+            sequences: Vec::with_capacity(limit),
+            attention: AttentionScratch::default(),
+            asked: Vec::with_capacity(limit),
+            draws: Vec::with_capacity(limit),
             chosen_rows: Vec::with_capacity(limit.min(HEAD_ROWS) * dim),
             logits: Vec::new(),
+            choice: ChoiceScratch::default(),
             choices: Vec::with_capacity(limit),
         }
     }
@@ -174,7 +188,10 @@ impl Decoder {
                 first += run.ids.len();
             }
             work.mixed.resize(work.q.len(), 0);
-            compute.attend(&sequences(runs, at), value_shifts, &work.q, &mut work.mixed);
+            let mut sequences = emptied(std::mem::take(&mut work.sequences));
+            sequences.extend(of_layer(runs, at));
+            compute.attend(&sequences, value_shifts, &work.q, &mut work.mixed, &mut work.attention);
+            work.sequences = emptied(sequences);
             compute.products(&mut work.operands, &work.mixed, [(&layer.output, &mut work.projected)]);
             compute.add(&mut work.x, &work.projected);
             work.normed.clone_from(&work.x);
@@ -217,27 +234,30 @@ impl Decoder {
 
     /// Logits of the rows that ask for a choice, some at a time, and the choices.
     fn choose(&self, compute: &Compute<'_>, work: &mut Workspace, runs: &[Run<'_>]) {
-        let mut asked = Vec::new();
+        let mut draws = emptied(std::mem::take(&mut work.draws));
+        work.asked.clear();
         let mut first = 0;
         for run in runs {
-            if let Some(choose) = run.choose {
-                asked.extend((choose.from..run.ids.len()).map(|row| (first + row, choose)));
+            if let Some(Choose { rule, key, from }) = run.choose {
+                let rows = first + from..first + run.ids.len();
+                draws.extend(rows.clone().map(|row| rule.draw(key, work.positions[row])));
+                work.asked.extend(rows);
             }
             first += run.ids.len();
         }
         let vocabulary = self.header.vocabulary as usize;
-        for asked in asked.chunks(HEAD_ROWS) {
+        for (rows, draws) in work.asked.chunks(HEAD_ROWS).zip(draws.chunks(HEAD_ROWS)) {
             work.chosen_rows.clear();
-            for (row, _) in asked {
+            for row in rows {
                 work.chosen_rows.extend_from_slice(&work.normed[row * work.dim..(row + 1) * work.dim]);
             }
             compute.products(&mut work.operands, &work.chosen_rows, [(&self.weights.head, &mut work.logits)]);
-            let draws: Vec<_> = asked.iter().map(|(row, choose)| choose.rule.draw(choose.key, work.positions[*row])).collect();
-            let chosen = kernels::choose(&self.pool, vocabulary, &work.logits, &draws);
-            for ((row, _), chosen) in asked.iter().zip(chosen) {
+            let chosen = kernels::choose(&self.pool, vocabulary, &work.logits, draws, &mut work.choice);
+            for (row, chosen) in rows.iter().zip(chosen) {
                 work.choices[*row] = Some(chosen);
             }
         }
+        work.draws = emptied(draws);
     }
 }
 
@@ -258,12 +278,11 @@ impl Workspace {
 }
 
 /// The runs' rows and their caches in a layer.
-fn sequences<'a>(runs: &'a [Run<'_>], layer: usize) -> Vec<Sequence<'a>> {
+fn of_layer<'a>(runs: &'a [Run<'_>], layer: usize) -> impl Iterator<Item = Sequence<'a>> {
     let mut end = 0;
-    let sequence = |run: &'a Run<'_>| {
+    runs.iter().map(move |run| {
         let start = end;
         end += run.ids.len();
         Sequence { cache: &run.cache.layers[layer], rows: start..end, first: run.cache.len() }
-    };
-    runs.iter().map(sequence).collect()
+    })
 }

@@ -3,6 +3,7 @@
 mod batch;
 mod cache;
 mod compute;
+mod emptied;
 mod engine;
 mod error;
 mod generate;

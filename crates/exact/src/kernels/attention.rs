@@ -1,4 +1,4 @@
-use super::{Isa, KvCache, Pool, Reach, Sequence, attend};
+use super::{AttentionScratch, Isa, KvCache, Pool, Reach, Sequence, attend};
 use crate::reference::Attention;
 
 /// Attention of an item to itself, over all positions; twin of [`Attention::bidirectional`](crate::reference::Attention::bidirectional).
@@ -13,6 +13,7 @@ pub fn bidirectional(isa: Isa, attention: &Attention<'_>, q: &[i32], k: &[i32], 
     cache.append(isa, k, v, attention.value_shifts);
     let mut out = vec![0; q.len()];
     let rows = 0..q.len() / (attention.heads * attention.head_dim);
-    attend(&Pool::single(isa), attention, Reach::All, &[Sequence { cache: &cache, rows, first: 0 }], q, &mut out);
+    let sequence = Sequence { cache: &cache, rows, first: 0 };
+    attend(&Pool::single(isa), attention, Reach::All, &[sequence], q, &mut out, &mut AttentionScratch::default());
     out
 }

@@ -4,7 +4,7 @@ use super::{
     Isa, Pool,
     isa::multiversion,
     keccak::{STATES, States, permute},
-    rows::map,
+    rows::map_into,
 };
 use crate::{
     arith::{bit_length, rs},
@@ -21,21 +21,36 @@ const PART: usize = 64 * IDS;
 /// A key and its id; of equal keys the lower id is better.
 type Best = (i64, u32);
 
-/// The choice of each row of `vocabulary` logits, by the draw of the same index, on the threads of a pool.
+/// What choices need besides their logits; kept from step to step, so that a step allocates nothing.
+#[derive(Debug, Default)]
+pub struct ChoiceScratch {
+    /// `[row]`.
+    maxima: Vec<i32>,
+    /// `[row][part of ids]`.
+    best: Vec<Best>,
+}
+
+/// The choice of each row of `vocabulary` logits, at least one, by the draw of the same index, on the threads of a pool.
 ///
 /// # Panics
 /// If there are not as many rows as draws.
-#[must_use]
-pub fn choose(pool: &Pool, vocabulary: usize, logits: &[i32], draws: &[Draw<'_>]) -> Vec<u32> {
+pub fn choose<'s>(
+    pool: &Pool,
+    vocabulary: usize,
+    logits: &[i32],
+    draws: &[Draw<'_>],
+    scratch: &'s mut ChoiceScratch,
+) -> impl Iterator<Item = u32> + use<'s> {
     assert_eq!(logits.len(), vocabulary * draws.len(), "a row of {vocabulary} logits for each draw");
-    let rows: Vec<&[i32]> = logits.chunks_exact(vocabulary.max(1)).collect();
-    let maxima = map(pool, rows.len(), |row| greatest(pool.isa(), rows[row]));
+    let ChoiceScratch { maxima, best } = scratch;
+    let logits_of = |row: usize| &logits[row * vocabulary..(row + 1) * vocabulary];
+    map_into(pool, maxima, draws.len(), |row| greatest(pool.isa(), logits_of(row)));
     // Few rows are cut into parts of ids, so that all threads have some.
-    let parts = (4 * pool.threads()).div_ceil(rows.len().max(1)).min(vocabulary.div_ceil(PART)).max(1);
+    let parts = (4 * pool.threads()).div_ceil(draws.len().max(1)).min(vocabulary.div_ceil(PART)).max(1);
     let size = vocabulary.div_ceil(parts).next_multiple_of(IDS);
-    let best = map(pool, rows.len() * parts, |task| {
+    map_into(pool, best, draws.len() * parts, |task| {
         let (row, first) = (task / parts, task % parts * size);
-        let part = &rows[row][first.min(vocabulary)..vocabulary.min(first + size)];
+        let part = &logits_of(row)[first.min(vocabulary)..vocabulary.min(first + size)];
         // An id is below 2^24.
         let first = u32::try_from(first).unwrap_or(u32::MAX);
         if draws[row].temperature == 0 {
@@ -44,7 +59,7 @@ pub fn choose(pool: &Pool, vocabulary: usize, logits: &[i32], draws: &[Draw<'_>]
         }
         sample(pool.isa(), part, first, &draws[row], maxima[row])
     });
-    best.chunks_exact(parts).map(|parts| parts.iter().copied().reduce(better).map_or(0, |(_, id)| id)).collect()
+    best.chunks_exact(parts).map(|parts| parts.iter().copied().reduce(better).map_or(0, |(_, id)| id))
 }
 
 /// The greater key; of equal ones the first.

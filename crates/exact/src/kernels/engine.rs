@@ -1,6 +1,6 @@
 //! The forward pass by kernels: the same ops in the same order as [`reference::forward`](crate::reference::forward).
 
-use super::{Isa, KvCache, Operands, Packed, Pool, Reach, Sequence, attend, gelu_erf, layer_norm, linear_into};
+use super::{AttentionScratch, Isa, KvCache, Operands, Packed, Pool, Reach, Sequence, attend, gelu_erf, layer_norm, linear_into};
 use crate::{
     arith::clamp32,
     encoder::{EncoderWeights, LayerWeights, Output},
@@ -53,7 +53,7 @@ impl Engine {
         let rows = x.len() / dim;
         layer_norm(self.isa, &mut x, header.epsilon, &weights.embedding_norm);
         let mut caches: Vec<_> = items.iter().map(|ids| KvCache::new(kv_heads, head_dim, ids.len())).collect();
-        let mut operands = Operands::new(self.isa);
+        let (mut operands, mut scratch) = (Operands::new(self.isa), AttentionScratch::default());
         let [mut q, mut mixed] = [(); 2].map(|()| vec![0; rows * heads * head_dim]);
         let [mut k, mut v] = [(); 2].map(|()| vec![0; rows * kv_heads * head_dim]);
         let (mut y, mut inner) = (vec![0; rows * dim], vec![0; rows * header.ffn as usize]);
@@ -61,7 +61,8 @@ impl Engine {
             let attention = Attention { heads, kv_heads, head_dim, score_scale: header.score_scale, value_shifts };
             operands.fill(&pool, &x, dim);
             linear_into(&pool, &mut [(&packed.query, &mut q), (&packed.key, &mut k), (&packed.value, &mut v)], &operands);
-            attend(&pool, &attention, Reach::All, &self.fill(&mut caches, items, &attention, &k, &v), &q, &mut mixed);
+            let sequences = self.fill(&mut caches, items, &attention, &k, &v);
+            attend(&pool, &attention, Reach::All, &sequences, &q, &mut mixed, &mut scratch);
             operands.fill(&pool, &mixed, heads * head_dim);
             linear_into(&pool, &mut [(&packed.output, &mut y)], &operands);
             add(&mut x, &y);

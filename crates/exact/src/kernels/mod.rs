@@ -29,8 +29,8 @@ mod unroll;
 
 pub use activation::gelu_erf;
 pub use attention::bidirectional;
-pub use cached::{KvCache, Reach, Sequence, attend};
-pub use choice::choose;
+pub use cached::{AttentionScratch, KvCache, Reach, Sequence, attend};
+pub use choice::{ChoiceScratch, choose};
 pub(crate) use engine::Engine;
 pub use gate::gate;
 pub use isa::Isa;

@@ -58,7 +58,8 @@ struct Lead {
 
 enum LeadState {
     Idle,
-    Wanted(Box<dyn FnOnce() + Send>),
+    /// A task on the stack of the caller that waits for it.
+    Wanted(&'static mut (dyn FnMut() + Send)),
     Running,
     Done,
     End,
@@ -203,10 +204,12 @@ impl Pool {
             return f();
         }
         let turn = lock(&self.lead_turn);
-        let mut result = None;
-        let task: Box<dyn FnOnce() + Send + '_> = Box::new(|| result = Some(catch_unwind(AssertUnwindSafe(f))));
-        // SAFETY: only the lifetime changes. The task is run and dropped before `done` is set, and this function waits for that.
-        let task: Box<dyn FnOnce() + Send> = unsafe { std::mem::transmute(task) };
+        let (mut f, mut result) = (Some(f), None);
+        let mut task = || result = f.take().map(|f| catch_unwind(AssertUnwindSafe(f)));
+        let task: &mut (dyn FnMut() + Send) = &mut task;
+        // SAFETY: only the lifetime changes. The first thread has called the task and forgotten it before `Done` is set, and this function waits
+        // for that, in which nothing panics.
+        let task: &'static mut (dyn FnMut() + Send) = unsafe { std::mem::transmute(task) };
         let Lead { task: slot, change } = &*self.lead;
         let mut state = lock(slot);
         *state = LeadState::Wanted(task);

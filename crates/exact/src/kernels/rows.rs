@@ -18,15 +18,15 @@ pub fn each_piece(pool: &Pool, rows: &mut [i32], width: usize, f: impl Fn(usize,
     });
 }
 
-/// The results of `f(0)` to `f(count - 1)`, in order, computed on the threads of a pool.
-pub(super) fn map<T: Copy + Default + Send>(pool: &Pool, count: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let mut results = vec![T::default(); count];
-    let slots = Slots::new(&mut results);
+/// Replaces `results` by those of `f(0)` to `f(count - 1)`, in order, computed on the threads of a pool.
+pub(super) fn map_into<T: Copy + Default + Send>(pool: &Pool, results: &mut Vec<T>, count: usize, f: impl Fn(usize) -> T + Sync) {
+    results.clear();
+    results.resize(count, T::default());
+    let slots = Slots::new(results);
     pool.run(count, |at| {
         let result = f(at);
         // SAFETY: each part writes its own element.
         let slot = unsafe { slots.piece(at..at + 1) };
         slot.fill(result);
     });
-    results
 }

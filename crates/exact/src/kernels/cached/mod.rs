@@ -10,9 +10,12 @@ mod portable;
 mod tile;
 
 pub use cache::KvCache;
-use tile::{SCRATCH, Tile};
+use tile::{Tile, TileScratch};
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use super::{Pool, slots::Slots};
 use crate::reference::Attention;
@@ -51,18 +54,47 @@ pub struct Sequence<'a> {
     pub first: usize,
 }
 
+/// What attention needs besides its rows; grows to the longest caches and the most rows seen and stays, so that a step allocates nothing.
+#[derive(Debug, Default)]
+pub struct AttentionScratch {
+    tasks: Vec<Task>,
+    /// Whether a sequence names the row.
+    named: Vec<bool>,
+    /// One for each thread.
+    tiles: Vec<TileScratch>,
+}
+
+/// Some queries of a sequence and kv head.
+#[derive(Debug)]
+struct Task {
+    sequence: usize,
+    kv_head: usize,
+    queries: Range<usize>,
+}
+
 /// Attention of every row of `q` (heads · head dim in Q14, after rope) to the cache of its sequence, into the same row of `out` (EXACT.md,
 /// sections 4.5 and 4.6). Rows that no sequence names keep what they had. `attention.value_shifts` are those that the cache was filled with.
 ///
 /// # Panics
 /// If the shapes do not fit, two sequences name one row, or a query's range is empty or reaches beyond its cache.
-pub fn attend(pool: &Pool, attention: &Attention<'_>, reach: Reach, sequences: &[Sequence<'_>], q: &[i32], out: &mut [i32]) {
+pub fn attend(
+    pool: &Pool,
+    attention: &Attention<'_>,
+    reach: Reach,
+    sequences: &[Sequence<'_>],
+    q: &[i32],
+    out: &mut [i32],
+    scratch: &mut AttentionScratch,
+) {
     let Attention { heads, kv_heads, head_dim, .. } = *attention;
     let width = heads * head_dim;
     assert!(q.len() == out.len() && q.len().is_multiple_of(width), "rows of {width} queries, and as many results");
     let per_kv_head = heads / kv_heads;
-    let mut tasks = Vec::with_capacity(sequences.len() * kv_heads);
-    let mut named = vec![false; q.len() / width];
+    let AttentionScratch { tasks, named, tiles } = scratch;
+    tasks.clear();
+    named.clear();
+    named.resize(q.len() / width, false);
+    tiles.resize_with(pool.threads().max(tiles.len()), TileScratch::default);
     for (at, sequence) in sequences.iter().enumerate() {
         let Sequence { cache, rows, first } = sequence;
         assert!(cache.kv_heads == kv_heads && cache.head_dim == head_dim, "a cache of the layer's own shape");
@@ -73,23 +105,27 @@ pub fn attend(pool: &Pool, attention: &Attention<'_>, reach: Reach, sequences: &
         for named in &mut named[rows.clone()] {
             assert!(!std::mem::replace(named, true), "a row belongs to one sequence");
         }
+        tiles.iter_mut().for_each(|tile| tile.make_room(cache));
         // Enough parts that the last one does not hold up the rest, and no more than tiles.
-        let tiles = (rows.len() * per_kv_head).div_ceil(TILE);
-        let parts = tiles.min((4 * pool.threads()).div_ceil(kv_heads)).max(1);
-        for head in 0..kv_heads {
-            tasks.extend((0..parts).map(|part| (at, head, tiles * part / parts * TILE..tiles * (part + 1) / parts * TILE)));
+        let count = (rows.len() * per_kv_head).div_ceil(TILE);
+        let parts = count.min((4 * pool.threads()).div_ceil(kv_heads)).max(1);
+        for kv_head in 0..kv_heads {
+            let queries = |part| count * part / parts * TILE..count * (part + 1) / parts * TILE;
+            tasks.extend((0..parts).map(|part| Task { sequence: at, kv_head, queries: queries(part) }));
         }
     }
-    let slots = Slots::new(out);
+    let (slots, free) = (Slots::new(out), Mutex::new(tiles));
+    let free = || free.lock().unwrap_or_else(PoisonError::into_inner);
     pool.run(tasks.len(), |task| {
-        let (at, kv_head, ref queries) = tasks[task];
-        let sequence = &sequences[at];
+        let Task { sequence, kv_head, ref queries } = tasks[task];
+        let sequence = &sequences[sequence];
         let end = queries.end.min(sequence.rows.len() * per_kv_head);
-        SCRATCH.with_borrow_mut(|scratch| {
-            for first in (queries.start..end).step_by(TILE) {
-                let tile = Tile { isa: pool.isa(), attention, reach, sequence, kv_head, queries: first..end.min(first + TILE) };
-                tile.run(q, &slots, scratch);
-            }
-        });
+        // No more tasks run at a time than there are threads.
+        let mut scratch = free().pop().unwrap_or_default();
+        for first in (queries.start..end).step_by(TILE) {
+            let tile = Tile { isa: pool.isa(), attention, reach, sequence, kv_head, queries: first..end.min(first + TILE) };
+            tile.run(q, &slots, &mut scratch);
+        }
+        free().push(scratch);
     });
 }

@@ -4,9 +4,9 @@
 //! into three, e = 65536 · high + 256 · middle + low, and its 32-bit sums run over at most 256 positions. What each sum can reach stands
 //! beside it.
 
-use std::{cell::RefCell, ops::Range};
+use std::ops::Range;
 
-use super::{LANES, Pairs, RUN, Reach, Sequence, TILE, Weights, portable};
+use super::{KvCache, LANES, Pairs, RUN, Reach, Sequence, TILE, Weights, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::{
@@ -17,13 +17,9 @@ use crate::{
     tables::EXP2,
 };
 
-thread_local! {
-    pub(super) static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
-}
-
-/// What a tile needs besides registers; grows to the longest context seen and stays.
-#[derive(Default)]
-pub(super) struct Scratch {
+/// What a tile needs besides registers.
+#[derive(Debug, Default)]
+pub(super) struct TileScratch {
     /// The queries' digits, `[pair of dims][query]` of high and low, each a pair of int16.
     digits: Vec<[[i16; 2]; 2]>,
     /// Dot products, then scores: `[query][position]`, from the first position of the tile's first block.
@@ -32,6 +28,19 @@ pub(super) struct Scratch {
     weights: Vec<Weights>,
     /// Sums of weight times value: `[query][dim]`, whole blocks of dims.
     sums: Vec<i64>,
+}
+
+impl TileScratch {
+    /// Room for any tile that reads this cache, however full it gets.
+    pub(super) fn make_room(&mut self, cache: &KvCache) {
+        fn room<T>(vec: &mut Vec<T>, len: usize) {
+            vec.reserve(len.saturating_sub(vec.len()));
+        }
+        room(&mut self.digits, TILE * cache.dim_pairs());
+        room(&mut self.scores, TILE * cache.capacity());
+        room(&mut self.weights, TILE);
+        room(&mut self.sums, TILE * cache.dim_blocks() * LANES);
+    }
 }
 
 /// Up to [`TILE`] queries of one kv head. Query i of a sequence and kv head is row i / g, head i mod g of the kv head's g query heads.
@@ -64,14 +73,14 @@ impl Tile<'_> {
         }
     }
 
-    pub(super) fn run(&self, q: &[i32], out: &Slots<'_, i32>, scratch: &mut Scratch) {
+    pub(super) fn run(&self, q: &[i32], out: &Slots<'_, i32>, scratch: &mut TileScratch) {
         let Attention { head_dim, score_scale, .. } = *self.attention;
         let (cache, count) = (self.sequence.cache, self.queries.len());
         let ranges: [Range<usize>; TILE] = std::array::from_fn(|at| self.range(self.queries.start + at.min(count - 1)));
         let start = ranges[0].start / LANES * LANES;
         let end = ranges[count - 1].end.next_multiple_of(LANES);
         let (stride, dims) = (end - start, cache.dim_blocks() * LANES);
-        let Scratch { digits, scores, weights, sums } = scratch;
+        let TileScratch { digits, scores, weights, sums } = scratch;
         digits.resize(cache.dim_pairs() * count, [[0; 2]; 2]);
         scores.resize(scores.len().max(count * stride), 0);
         weights.resize(TILE, [[0; RUN]; 3]);
