@@ -6,6 +6,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod cache;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 mod tile;
 

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::{KvCache, LANES, Pairs, RUN, Reach, Sequence, TILE, Weights, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
@@ -177,7 +179,9 @@ fn dots(isa: Isa, keys: &[Pairs], digits: &[[[i16; 2]; 2]], count: usize, out: &
         // SAFETY: a value of `Avx2` exists only on a machine that has the instructions.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(_) => unsafe { avx2::dots(keys, digits, count, out) },
-        _ => portable::dots(keys, digits, count, out),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::DotProd(_) => neon::dots(keys, digits, count, out),
+        Isa::Portable => portable::dots(keys, digits, count, out),
     }
 }
 
@@ -190,7 +194,9 @@ fn mix(isa: Isa, values: &[Pairs], weights: &[Weights], sums: &mut [i64], stride
         // SAFETY: a value of `Avx2` exists only on a machine that has the instructions.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(_) => unsafe { avx2::mix(values, weights, sums, stride) },
-        _ => portable::mix(values, weights, sums, stride),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::DotProd(_) => neon::mix(values, weights, sums, stride),
+        Isa::Portable => portable::mix(values, weights, sums, stride),
     }
 }
 
