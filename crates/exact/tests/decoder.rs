@@ -539,16 +539,65 @@ fn equal_logits_choose_the_first_id_greedily_and_any_id_by_lot() {
     assert!(distinct.len() > 20, "30 draws among 100 ids gave {distinct:?}");
 }
 
-/// One sequence of 8,192 positions: prefilled in one way, in another, and the last ones decoded one by one.
+/// Two heads of 4 dims over one kv head: the plain definition computes the longest context in a second.
+fn long_header() -> Header {
+    Header {
+        context: 8192,
+        vocabulary: 50,
+        dim: 8,
+        layers: 1,
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 4,
+        ffn: 8,
+        rotary_dims: 4,
+        ..sample::small_decoder_header()
+    }
+}
+
+/// One sequence of 8,192 positions: prefilled in one way, in another, and the last ones decoded one by one. Also where each position reads its last
+/// 1,000 only, and where every number is at an end of its range.
 #[test]
 fn a_context_of_8192_positions_is_exact_however_it_is_cut() {
-    let header = Header { context: 8192, vocabulary: 300, layers: 1, ..sample::small_decoder_header() };
-    let model = sample::decoder(&header, 12).expect("a valid header");
-    let decoder = Decoder::new(&model, pool(Isa::detect(), 2));
-    let ids = ids(&header, 13, 8192);
-    let expected = in_runs(&decoder, &sampled(1), &ids, &[8192]);
-    assert_eq!(in_runs(&decoder, &sampled(1), &ids, &[8150, 1, 1, 40]), expected);
-    assert_eq!(in_runs(&decoder, &sampled(1), &ids, &[1000]), expected);
+    let windowed = Header { window: 1000, ..long_header() };
+    let saturated = Header { score_scale: bounds::SCORE_SCALE, embedding_scale: bounds::EMBEDDING_SCALE, ..long_header() };
+    let models = [
+        sample::decoder(&long_header(), 12).expect("a valid header"),
+        sample::decoder(&windowed, 12).expect("a valid header"),
+        extreme(&saturated, 127, 17, i32::MAX, 16),
+    ];
+    for model in models {
+        let ids = ids(model.header(), 13, 8192);
+        let expected = plain(&model, &sampled(1), &ids);
+        for isa in Isa::available() {
+            let decoder = Decoder::new(&model, pool(isa, 2));
+            for lengths in [&[8192][..], &[8150, 1, 1, 40], &[1000]] {
+                assert_eq!(in_runs(&decoder, &sampled(1), &ids, lengths), expected, "{isa:?}, {lengths:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_output_that_fills_8192_positions_is_checked_to_its_last_id() {
+    let model = sample::decoder(&long_header(), 16).expect("a valid header");
+    let (item, rule) = (ids(model.header(), 17, 8100), sampled(1000));
+    let right = engine(&model).generate(&item, &rule, KEY).expect("memory");
+    assert_eq!((right.reason, right.ids.len(), right.norm_rows.rows()), (FinishReason::Context, 93, 8192));
+    let (rows, choices) = plain(&model, &rule, &[&item[..], &right.ids[..92]].concat());
+    assert_eq!((right.norm_rows.data(), &right.ids[..]), (&rows[..], &choices[8099..]));
+    for isa in Isa::available() {
+        let decoder = Decoder::new(&model, pool(isa, 2));
+        let mut work = Workspace::new(model.header(), 512);
+        let mut check = |ids: &[u32]| {
+            let given = Given { ids, reason: right.reason };
+            decoder.check(&mut work, &item, &rule, KEY, &given, |_, _| {}).expect("memory")
+        };
+        assert_eq!(check(&right.ids), None);
+        let mut wrong = right.ids.clone();
+        wrong[92] ^= 1;
+        assert_eq!(check(&wrong), Some(Departure { at: 92, expected: Expected::Id(right.ids[92]) }), "{isa:?}");
+    }
 }
 
 /// A worker moves a batch to its own thread, and several threads may share a decoder.
