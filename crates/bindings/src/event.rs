@@ -213,31 +213,18 @@ fn reader(topic: B256) -> Option<(&'static str, Reader)> {
         return Some((Market::signature_by_selector(topic.0)?, market));
     }
     macro_rules! known {
-        ($($event:ty => $read:expr,)+) => {
+        ($decode:ident: $($event:ty => $read:expr,)+) => {
             $(if topic == <$event as SolEvent>::SIGNATURE_HASH {
                 return Some((<$event as SolEvent>::SIGNATURE, |log| {
                     let read: fn($event) -> Result<QuernEvent, ConvertError> = $read;
-                    Ok(read(<$event as SolEvent>::decode_log_data_validate(log)?)?)
+                    Ok(read(<$event as SolEvent>::$decode(log)?)?)
                 }));
             })+
         };
     }
-    known! {
-        Ledger::Moved => |e| Ok(QuernEvent::Moved { entry: Move::try_from(&e)?, head: e.head }),
-        ProviderRegistry::OperatorChanged => |e| Ok(QuernEvent::OperatorChanged { provider: e.provider, operator: e.operator }),
+    // TRUST: free text of strangers, which the contracts take as any bytes: what is no UTF-8 in it is replaced, and stops nobody.
+    known! { decode_log_data:
         ProviderRegistry::ProviderAnnounced => |e| Ok(QuernEvent::ProviderAnnounced { provider: e.provider, gateway: e.gateway }),
-        ProviderRegistry::PriceListed => |e| Ok(QuernEvent::PriceListed {
-            provider: e.provider, model_id: ModelId(e.modelId), prices: Prices::from(&e.prices),
-        }),
-        ProviderRegistry::PriceUnlisted => |e| Ok(QuernEvent::PriceUnlisted { provider: e.provider, model_id: ModelId(e.modelId) }),
-        ProviderRegistry::StakeAdded => |e| Ok(QuernEvent::StakeAdded { provider: e.provider, amount: Amount::from_units(e.amount) }),
-        ProviderRegistry::UnbondingStarted => |e| Ok(QuernEvent::UnbondingStarted {
-            provider: e.provider, amount: Amount::from_units(e.amount), unbonded_at: secs40(e.unbondedAt),
-        }),
-        ProviderRegistry::UnbondingCancelled => |e| Ok(QuernEvent::UnbondingCancelled {
-            provider: e.provider, amount: Amount::from_units(e.amount),
-        }),
-        ProviderRegistry::StakeWithdrawn => |e| Ok(QuernEvent::StakeWithdrawn { provider: e.provider, amount: Amount::from_units(e.amount) }),
         ModelRegistry::ModelRegistered => |e| Ok(QuernEvent::ModelRegistered {
             model_id: ModelId(e.modelId),
             publisher: e.publisher,
@@ -255,6 +242,22 @@ fn reader(topic: B256) -> Option<(&'static str, Reader)> {
                 tags: e.registration.tags,
             }),
         }),
+    }
+    known! { decode_log_data_validate:
+        Ledger::Moved => |e| Ok(QuernEvent::Moved { entry: Move::try_from(&e)?, head: e.head }),
+        ProviderRegistry::OperatorChanged => |e| Ok(QuernEvent::OperatorChanged { provider: e.provider, operator: e.operator }),
+        ProviderRegistry::PriceListed => |e| Ok(QuernEvent::PriceListed {
+            provider: e.provider, model_id: ModelId(e.modelId), prices: Prices::from(&e.prices),
+        }),
+        ProviderRegistry::PriceUnlisted => |e| Ok(QuernEvent::PriceUnlisted { provider: e.provider, model_id: ModelId(e.modelId) }),
+        ProviderRegistry::StakeAdded => |e| Ok(QuernEvent::StakeAdded { provider: e.provider, amount: Amount::from_units(e.amount) }),
+        ProviderRegistry::UnbondingStarted => |e| Ok(QuernEvent::UnbondingStarted {
+            provider: e.provider, amount: Amount::from_units(e.amount), unbonded_at: secs40(e.unbondedAt),
+        }),
+        ProviderRegistry::UnbondingCancelled => |e| Ok(QuernEvent::UnbondingCancelled {
+            provider: e.provider, amount: Amount::from_units(e.amount),
+        }),
+        ProviderRegistry::StakeWithdrawn => |e| Ok(QuernEvent::StakeWithdrawn { provider: e.provider, amount: Amount::from_units(e.amount) }),
         ModelRegistry::PackageAnnounced => |e| Ok(QuernEvent::PackageAnnounced {
             model_id: ModelId(e.modelId), package_codec: e.packageCodec, package_digest: e.packageDigest,
         }),
@@ -369,6 +372,33 @@ mod tests {
             (3, Amount::from_units(77), B256::repeat_byte(9), B256::repeat_byte(8))
         );
         assert_eq!((entry.from_bucket.name(), entry.to_bucket.name(), entry.reason.name()), ("Free", "Escrow", "Escrowed"));
+    }
+
+    /// The log with the one `*` of its text turned into a byte that no UTF-8 has.
+    fn with_a_byte_that_is_no_text(log: LogData) -> QuernEvent {
+        let data: Vec<u8> = log.data.iter().map(|byte| if *byte == b'*' { 0xff } else { *byte }).collect();
+        QuernEvent::decode(&LogData::new_unchecked(log.topics().to_vec(), data.into()))
+    }
+
+    #[test]
+    fn gateway_that_is_no_text_that_an_enemy_announces_is_read_with_replacements() {
+        let announced = ProviderRegistry::ProviderAnnounced { provider: Address::repeat_byte(1), gateway: "http://*".into() };
+        let QuernEvent::ProviderAnnounced { provider, gateway } = with_a_byte_that_is_no_text(announced.encode_log_data()) else {
+            panic!("not an announcement")
+        };
+        assert_eq!((provider, gateway.as_str()), (Address::repeat_byte(1), "http://\u{fffd}"));
+    }
+
+    #[test]
+    fn model_with_a_name_that_is_no_text_that_an_enemy_registers_is_read_with_replacements() {
+        let mut registered = ModelRegistry::ModelRegistered { family: 1, ..Default::default() };
+        registered.registration.header = vec![7; 159].into();
+        registered.registration.name = "mini*lm".into();
+        registered.registration.royaltyBps = 250;
+        let QuernEvent::ModelRegistered { registration, family: 1, .. } = with_a_byte_that_is_no_text(registered.encode_log_data()) else {
+            panic!("not a registration")
+        };
+        assert_eq!((registration.name.as_str(), registration.royalty_bps), ("mini\u{fffd}lm", 250));
     }
 
     #[test]

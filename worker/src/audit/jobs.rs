@@ -79,6 +79,10 @@ impl Replay {
     /// Checks an event of `JobMarket`, takes the job to its next state, and says which moves must stand beside it.
     pub(super) fn job_event(&mut self, event: &Event, logged: &Logged) -> Result<Vec<Due>, Difference> {
         let Some(id) = event.job_id() else { return Ok(Vec::new()) };
+        // Says that nothing happened; whoever likes names jobs in it that were never posted.
+        if matches!(event, Event::CompletionSkipped { .. }) {
+            return Ok(Vec::new());
+        }
         let (job, due) = {
             let check = Check { replay: self, logged };
             match event {
@@ -152,7 +156,7 @@ impl Replay {
                 check.holds(designated.is_zero() || designated == *provider, "provider of a designated job", designated, provider)?;
                 check.equal("operator of the provider", self.operators.get(provider).copied().unwrap_or_default(), *operator)?;
                 check.equal("price share that the claim fixes", job.spec.price_bps(job.posted_at, now), *price_bps)?;
-                check.equal("delivery deadline", now + u64::from(job.spec.deliver_within), *deadline)?;
+                check.equal("delivery deadline", now.saturating_add(u64::from(job.spec.deliver_within)), *deadline)?;
                 let expected = check.amount(job.spec.lock(&self.terms.parameters.job))?;
                 check.equal("lock of the claim", expected, *lock)?;
                 job.claim = Some(Claim { provider: *provider, price_bps: *price_bps, deadline: *deadline, lock: *lock });
@@ -167,7 +171,7 @@ impl Replay {
                 self.receipt(check, id, &job, claim, receipt, *receipt_digest)?;
                 check.equal(
                     "end of the challenge window",
-                    now + u64::from(self.terms.parameters.job.challenge_window_secs),
+                    now.saturating_add(u64::from(self.terms.parameters.job.challenge_window_secs)),
                     *window_end,
                 )?;
                 job.window_end = *window_end;
@@ -240,7 +244,7 @@ impl Replay {
             Event::WindowExtended { window_end, .. } => {
                 check.state(&job, &[JobState::Submitted, JobState::Challenged])?;
                 check.equal("extensions of one window", false, job.extended)?;
-                let expected = job.window_end.max(now + u64::from(self.terms.parameters.extension_secs));
+                let expected = job.window_end.max(now.saturating_add(u64::from(self.terms.parameters.extension_secs)));
                 check.equal("end of the extended window", expected, *window_end)?;
                 job.window_end = *window_end;
                 job.extended = true;
@@ -263,7 +267,7 @@ impl Replay {
                     back(Reason::Voided, *refund),
                 ]
             }
-            // Says that nothing happened to the job.
+            // A posting and what is skipped were dealt with by the caller.
             _ => Vec::new(),
         };
         Ok((job, moves))

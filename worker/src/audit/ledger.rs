@@ -94,8 +94,10 @@ async fn examine(
     verdict.accounts = replay.accounts();
     verdict.jobs = replay.jobs();
     verdict.head = replay.head().hash;
-    verdict.total = replay.total();
-    if let Some(difference) = found {
+    let total = replay.total();
+    verdict.total = total.unwrap_or(Amount::from_units(u128::MAX));
+    let past = || of_block(block, "sum of all buckets", "at most 128 bits".into(), "more".into());
+    if let Some(difference) = found.or_else(|| total.is_none().then(past)) {
         // What the replay notices may be the consequence of an earlier lie that is consistent in itself.
         return Ok(Some(
             first_unproven(client, verdict.ledger, &tips)

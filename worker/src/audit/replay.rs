@@ -103,9 +103,9 @@ impl Replay {
         self.jobs.len()
     }
 
-    /// Sum of all buckets.
-    pub fn total(&self) -> Amount {
-        self.balances.values().copied().sum()
+    /// Sum of all buckets; `None` past 128 bits, which no honest ledger reaches.
+    pub fn total(&self) -> Option<Amount> {
+        self.balances.values().try_fold(Amount::ZERO, |sum, amount| sum.checked_add(*amount))
     }
 
     /// Takes the next event, in the order of the chain.

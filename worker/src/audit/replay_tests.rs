@@ -1,16 +1,16 @@
 //! The replay against honest histories and against doctored ones.
 
 use proptest::prelude::*;
-use quern_types::{Address, Amount, B256, Bucket, LedgerHead, Move};
+use quern_types::{Address, Amount, B256, BlockRef, Bucket, JobId, JobSpec, LedgerHead, Move};
 
 use super::{
     Difference,
     replay::Replay,
-    simulation::{Act, LEDGER, Simulation, TERMS, client, provider},
+    simulation::{Act, LEDGER, Simulation, TERMS, client, model, provider},
 };
 use crate::{
     event::{Event, Logged},
-    fixture::DOMAIN,
+    fixture::{self, DOMAIN, block},
 };
 
 fn replay(events: &[Logged]) -> Result<Replay, Difference> {
@@ -155,6 +155,46 @@ fn completion_within_the_window_is_named() {
 }
 
 #[test]
+fn completion_of_a_job_that_nobody_posted_that_an_enemy_has_skipped_is_no_difference() {
+    let mut events = two_jobs().events;
+    let last = events.last().expect("events").clone();
+    for job_id in [JobId(B256::repeat_byte(0xee)), last.event.job_id().expect("of a job")] {
+        let event = Event::CompletionSkipped { job_id, revert: quern_bindings::Revert::decode(&[]) };
+        events.push(Logged { tx: B256::repeat_byte(0xdd), event, ..last.clone() });
+    }
+    let replay = replay(&events).expect("an honest history");
+    assert_eq!(replay.jobs(), 2);
+}
+
+#[test]
+fn clock_that_a_lying_node_sets_to_the_end_of_time_crashes_nothing() {
+    let mut events = Simulation::new().events;
+    let spec = JobSpec { model_id: model(), claim_by: u64::MAX, ..fixture::spec(1) };
+    let (posting, job_id) = fixture::posted(&spec, 1_000);
+    let at =
+        |timestamp, event| Logged { block: BlockRef { timestamp, ..block(2_000, 0) }, tx: B256::repeat_byte(0xdd), log_index: 0, event };
+    events.push(at(1_000, posting));
+    let (provider, operator) = (provider(0), Address::repeat_byte(0x30));
+    let lock = spec.lock(&TERMS.parameters.job).expect("fits");
+    events.push(at(u64::MAX, Event::JobClaimed { job_id, provider, operator, price_bps: 10_000, deadline: 0, lock }));
+    assert_eq!(replay(&events).expect_err("a lie").what, "delivery deadline");
+}
+
+#[test]
+fn deposits_past_128_bits_that_a_lying_node_invents_have_no_total_and_crash_nothing() {
+    let mut events = two_jobs().events;
+    let deposit = first(&events, |event| matches!(event, Event::Moved { .. }));
+    for who in [client(1), provider(1)] {
+        let mut more = events[deposit].clone();
+        *entry(&mut more) = Move { from: who, to: who, amount: Amount::from_units(u128::MAX / 2), ..*entry(&mut more.clone()) };
+        more.tx = B256::repeat_byte(0xdd);
+        events.push(more);
+    }
+    rehash(&mut events);
+    assert_eq!(replay(&events).expect("no bucket overflows").total(), None);
+}
+
+#[test]
 fn event_that_cannot_be_read_is_a_difference() {
     let mut events = two_jobs().events;
     let last = events.len() - 1;
@@ -173,7 +213,7 @@ proptest! {
         for (&(account, bucket), &amount) in &simulation.balances {
             prop_assert_eq!(replay.balance(account, bucket), Amount::from_units(amount));
         }
-        prop_assert_eq!(replay.total().units(), simulation.balances.values().sum::<u128>());
+        prop_assert_eq!(replay.total().expect("fits").units(), simulation.balances.values().sum::<u128>());
     }
 
     /// Whatever single thing is changed: it is noticed, by the replay itself or by the head that the chain's storage proves; and no entry before the
