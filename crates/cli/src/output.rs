@@ -28,15 +28,15 @@ impl Output {
     /// Standard output cannot be written.
     pub fn json_line<T: Serialize>(self, object: &T) -> Result<(), Failure> {
         let line = serde_json::to_string(object).map_err(|error| Failure::new(format!("the result has no JSON form: {error}"), ""))?;
-        write_all(&format!("{line}\n"))
+        write_all(&format!("{}\n", escaped(&line)))
     }
 
-    /// Prints text, ended by a line break.
+    /// Prints text, harmless and ended by a line break.
     ///
     /// # Errors
     /// Standard output cannot be written.
     pub fn text(self, text: &str) -> Result<(), Failure> {
-        write_all(&format!("{}\n", text.trim_end_matches('\n')))
+        write_all(&format!("{}\n", harmless(text.trim_end_matches('\n'))))
     }
 
     /// Prints a piece of a text that goes on, at once.
@@ -69,7 +69,7 @@ impl Output {
     /// Reports a failure on standard error, in the form of the output.
     pub fn failure(self, failure: &Failure) {
         if self.json {
-            warn(&failure.to_json().to_string());
+            warn(&escaped(&failure.to_json().to_string()));
         } else {
             warn(&format!("error: {failure}"));
         }
@@ -77,9 +77,23 @@ impl Output {
 }
 
 /// Something a person should know even when the output is JSON: on standard error, where it does no harm.
+///
+/// TRUST: nodes, gateways and contracts have their words in messages.
 pub fn warn(text: &str) {
     // A closed standard error leaves nobody to tell.
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", harmless(text));
+}
+
+/// A line of JSON in which no character commands a terminal: JSON itself escapes those below U+0020 only.
+fn escaped(json: &str) -> String {
+    let mut line = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' => line.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => line.push(c),
+        }
+    }
+    line
 }
 
 /// A stranger's text without what would command a terminal.
@@ -140,6 +154,14 @@ pub fn count(number: usize, thing: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_of_a_stranger_commands_no_terminal_and_says_the_same() {
+        let text = "a\u{9b}2J\u{7f}\u{1b}[2J\u{a0}";
+        let line = escaped(&serde_json::to_string(text).expect("JSON"));
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        assert_eq!(serde_json::from_str::<String>(&line).expect("still JSON"), text);
+    }
 
     #[test]
     fn table_aligns_columns_and_leaves_no_trailing_space() {
