@@ -11,5 +11,5 @@ mod read;
 
 pub use build::{CHUNK_BYTES, FileBuilder, MAX_LINKS, content_id, content_id_of, import};
 pub(crate) use node::Node;
-pub use read::{Leaves, MAX_DEPTH, read, walk};
+pub use read::{Builder, Leaves, MAX_DEPTH, read, walk};
 pub(crate) use read::{Seen, Walk};

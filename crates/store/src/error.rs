@@ -123,6 +123,18 @@ pub enum StoreError {
         /// What each gateway did, in the order they were asked.
         attempts: Vec<GatewayAttempt>,
     },
+    /// Every block came in time, and the file did not.
+    #[error("{id} comes too slowly: {read} of {size} bytes in {after_secs} s; another gateway may be faster")]
+    TooSlow {
+        /// The content.
+        id: ContentId,
+        /// How long it was waited for, in seconds.
+        after_secs: u64,
+        /// Bytes that came.
+        read: u64,
+        /// Its size as far as known, in bytes.
+        size: u64,
+    },
     /// Collection stopped before it removed anything: what a pinned file needs cannot be told.
     #[error("nothing was collected: the pinned {root} cannot be walked ({source}); mend it or unpin it first")]
     PinBroken {
@@ -208,6 +220,7 @@ impl StoreError {
             | Self::Incomplete { .. }
             | Self::Unavailable { .. }
             | Self::Kubo { .. }
+            | Self::TooSlow { .. }
             | Self::Stream { .. }
             | Self::Interrupted { .. } => Severity::Retry,
             Self::Corrupt { .. }
@@ -283,6 +296,9 @@ pub enum DagFault {
     /// Deeper than any honest file.
     #[error("nested deeper than {0} levels")]
     TooDeep(usize),
+    /// Another tool's file where only ours is taken.
+    #[error("a leaf that is not a chunk of the profile unixfs-v1-2025")]
+    OtherProfile,
     /// So many blocks for so few bytes that reading it would be work for nothing.
     #[error("more than {0} blocks, too many for its size")]
     TooManyBlocks(u64),

@@ -34,7 +34,7 @@ impl LayeredStore {
 
     /// Brings the whole file, of at most `limit` bytes, into the local store; returns its length in bytes. Errors as [`ContentStore::get`].
     pub async fn fetch(&self, id: ContentId, limit: u64) -> Result<u64, StoreError> {
-        dag::read(self, id, limit, &mut tokio::io::sink()).await
+        dag::read(self, id, limit, dag::Builder::Anybody, &mut tokio::io::sink()).await
     }
 }
 

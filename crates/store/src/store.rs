@@ -61,17 +61,29 @@ pub trait ContentStore: fmt::Debug + Send + Sync {
     /// The whole file, of at most `limit` bytes.
     ///
     /// Errors: [`StoreError::TooLarge`] before anything beyond its top node is read; [`StoreError::BadDag`] where it is not a file;
-    /// those of [`ContentStore::get_block`].
+    /// [`StoreError::TooSlow`]; those of [`ContentStore::get_block`].
     async fn get(&self, id: ContentId, limit: u64) -> Result<Vec<u8>, StoreError> {
         let mut content = Vec::new();
-        dag::read(self, id, limit, &mut content).await?;
+        dag::read(self, id, limit, dag::Builder::Anybody, &mut content).await?;
         Ok(content)
+    }
+
+    /// As [`ContentStore::get`], for what only a program of ours may have built: a file that does not follow the profile is refused by its first leaf.
+    async fn get_ours(&self, id: ContentId, limit: u64) -> Result<Vec<u8>, StoreError> {
+        let mut content = Vec::new();
+        self.get_ours_to(id, limit, &mut content).await?;
+        Ok(content)
+    }
+
+    /// As [`ContentStore::get_to`], for what only a program of ours may have built.
+    async fn get_ours_to(&self, id: ContentId, limit: u64, writer: &mut (dyn AsyncWrite + Send + Unpin)) -> Result<u64, StoreError> {
+        dag::read(self, id, limit, dag::Builder::Profile, writer).await
     }
 
     /// Writes the whole file, of at most `limit` bytes, to `writer`, block by block; returns its length in bytes. Where this fails, the
     /// writer has got a prefix of the file.
     async fn get_to(&self, id: ContentId, limit: u64, writer: &mut (dyn AsyncWrite + Send + Unpin)) -> Result<u64, StoreError> {
-        dag::read(self, id, limit, writer).await
+        dag::read(self, id, limit, dag::Builder::Anybody, writer).await
     }
 
     /// Whether all blocks of the file are there. Reads the inner nodes; does not verify the leaves.

@@ -167,3 +167,78 @@ async fn a_missing_block_in_the_middle_is_named() {
     assert!(!store.has(top).await.unwrap());
     assert!(matches!(store.get(absent, 100).await, Err(StoreError::NotFound { id, .. }) if id == absent));
 }
+
+/// Gives each block after a while, as a gateway does that drips.
+#[derive(Debug)]
+struct Dripping(MemoryStore, std::time::Duration);
+
+#[async_trait::async_trait]
+impl ContentStore for Dripping {
+    fn kind(&self) -> &'static str {
+        "dripping"
+    }
+
+    async fn get_block(&self, id: ContentId) -> Result<bytes::Bytes, StoreError> {
+        tokio::time::sleep(self.1).await;
+        self.0.get_block(id).await
+    }
+
+    async fn put_block(&self, id: ContentId, bytes: bytes::Bytes) -> Result<(), StoreError> {
+        self.0.put_block(id, bytes).await
+    }
+
+    async fn has_block(&self, id: ContentId) -> Result<bool, StoreError> {
+        self.0.has_block(id).await
+    }
+
+    async fn pin(&self, id: ContentId) -> Result<(), StoreError> {
+        self.0.pin(id).await
+    }
+
+    async fn unpin(&self, id: ContentId) -> Result<bool, StoreError> {
+        self.0.unpin(id).await
+    }
+
+    async fn pins(&self) -> Result<Vec<ContentId>, StoreError> {
+        self.0.pins().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_an_enemy_drips_block_by_block_costs_the_time_of_its_size() {
+    let store = MemoryStore::new();
+    let mut crumbs = Vec::new();
+    for i in 0..1000u32 {
+        let crumb: Vec<u8> = i.to_be_bytes().repeat(256);
+        crumbs.push((hold(&store, raw(&crumb)).await, 1024));
+    }
+    let top = hold(&store, node(FILE, None, Some(1000 << 10), &crumbs)).await;
+    // Each block within the half minute that one block may take; all of them would take eight hours.
+    let dripping = Dripping(store, std::time::Duration::from_secs(29));
+    let began = tokio::time::Instant::now();
+    let error = dripping.get(top, 1 << 30).await.unwrap_err();
+    assert!(matches!(error, StoreError::TooSlow { size: 1_024_000, .. }), "{error}");
+    assert!(began.elapsed().as_secs() < 200, "{:?}", began.elapsed());
+    // Where only the profile is taken, the first crumb is the last.
+    let began = tokio::time::Instant::now();
+    let error = dripping.get_ours(top, 1 << 30).await.unwrap_err();
+    assert!(matches!(error, StoreError::BadDag { fault: DagFault::OtherProfile, .. }), "{error}");
+    assert_eq!(began.elapsed().as_secs(), 2 * 29);
+}
+
+#[tokio::test]
+async fn only_files_of_the_profile_are_taken_for_ours() {
+    let store = MemoryStore::new();
+    for length in [0, 1, 1 << 20, (1 << 20) + 1, 3 << 20] {
+        let content = vec![7; length];
+        let id = store.put(&content).await.unwrap();
+        assert_eq!(store.get_ours(id, 4 << 20).await.unwrap(), content);
+    }
+    let inline = hold(&store, node(FILE, Some(b"abc"), Some(3), &[])).await;
+    let ten = hold(&store, raw(b"0123456789")).await;
+    let halves = hold(&store, node(FILE, None, Some(20), &[(ten, 10), (ten, 10)])).await;
+    for id in [inline, halves] {
+        assert_eq!(store.get(id, 20).await.map(|content| content.is_empty()).ok(), Some(false));
+        assert!(matches!(store.get_ours(id, 20).await, Err(StoreError::BadDag { fault: DagFault::OtherProfile, .. })));
+    }
+}

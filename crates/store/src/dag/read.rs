@@ -1,12 +1,15 @@
 //! From blocks back to bytes, and walks over all blocks of a file.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use quern_types::{ContentCodec, ContentId};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::{
+    io::{AsyncWrite, AsyncWriteExt},
+    time::{Instant, timeout_at},
+};
 
-use super::Node;
+use super::{CHUNK_BYTES, Node};
 use crate::{ContentStat, ContentStore, DagFault, StoreError};
 
 /// Levels of nodes above a leaf. A file of the profile has three at a petabyte; 174 links and chunks of 16 KiB have six there.
@@ -21,6 +24,20 @@ pub enum Leaves {
     Present,
     /// Only takes its name and length from the node above.
     Named,
+}
+
+/// Time for a file beside that for its bytes: finding it, and its top node.
+const FIRST: Duration = Duration::from_secs(120);
+/// The slowest that a file may come, in bytes per second: a chunk of the profile in 32 seconds.
+const LEAST_RATE: u64 = 32 << 10;
+
+/// Who may have built a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Builder {
+    /// Any tool.
+    Anybody,
+    /// One that follows the profile to the byte: raw leaves of 1 MiB, the last one shorter. A file of crumbs is refused by its first one.
+    Profile,
 }
 
 /// INVARIANT: reading or walking a file touches at most this many blocks. An honest chunker gives chunks of a KiB at the least.
@@ -72,18 +89,22 @@ fn understand(at: &Pending, block: &Bytes) -> Result<Visited, DagFault> {
 }
 
 /// Writes the file `id`, of at most `limit` bytes, to `writer`; returns its length in bytes. Holds one block and the links on the path
-/// to it. Errors as [`ContentStore::get`].
+/// to it, and takes at most the time that its size allows: each block alone may come in time, and the file never. Errors as [`ContentStore::get`].
 pub async fn read<S: ContentStore + ?Sized>(
     store: &S,
     id: ContentId,
     limit: u64,
+    builder: Builder,
     writer: &mut (dyn AsyncWrite + Send + Unpin),
 ) -> Result<u64, StoreError> {
     let failed = |source| StoreError::Stream { action: "write the content out", source };
+    let began = Instant::now();
     let mut pending = vec![Pending { id, expected: None, depth: 0 }];
-    let (mut size, mut blocks) = (0, 0);
+    let (mut size, mut written, mut blocks) = (0, 0, 0);
     while let Some(at) = pending.pop() {
-        let (visited, _) = visit(store, id, &at).await?;
+        let patience = FIRST + Duration::from_secs(size / LEAST_RATE);
+        let visiting = timeout_at(began + patience, visit(store, id, &at)).await;
+        let (visited, _) = visiting.map_err(|_| StoreError::TooSlow { id, after_secs: patience.as_secs(), read: written, size })??;
         if at.depth == 0 {
             size = visited.size;
             if size > limit {
@@ -95,6 +116,11 @@ pub async fn read<S: ContentStore + ?Sized>(
             return Err(StoreError::BadDag { id, fault: DagFault::TooManyBlocks(max_blocks(size)) });
         }
         if let Some(content) = visited.content {
+            let ours = at.id.codec == ContentCodec::Raw && content.len() as u64 == (CHUNK_BYTES as u64).min(size - written);
+            if builder == Builder::Profile && !ours {
+                return Err(StoreError::BadDag { id: at.id, fault: DagFault::OtherProfile });
+            }
+            written += content.len() as u64;
             writer.write_all(&content).await.map_err(failed)?;
         }
         pending.extend(visited.children);
