@@ -30,9 +30,9 @@ pub(crate) async fn while_waiting(
         }
     };
     tracing::info!(address = %listen, "gateway.serving");
-    let router = gateway::router(store);
+    let service = gateway::service(store);
     Ok(Some(tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
+        if let Err(error) = axum::serve(listener, service).await {
             tracing::warn!(%error, "gateway.ended");
         }
     })))

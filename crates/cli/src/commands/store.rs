@@ -131,7 +131,7 @@ async fn serve(context: &Context, content: &Content, listen: SocketAddr) -> anyh
     let listener = TcpListener::bind(listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     context.out.result(&json!({ "listen": address }), || format!("serving http://{address}/ipfs/CID until Ctrl-C"))?;
-    let server = axum::serve(listener, gateway::router(content.local.clone()));
+    let server = axum::serve(listener, gateway::service(content.local.clone()));
     // A client that downloads for hours does not hold the end up.
     tokio::select! {
         ended = server.into_future() => ended.map_err(failed)?,
