@@ -5,13 +5,30 @@ use quern_commit::{
     blob::{BlobError, Expected, InputSet, OutputSet},
     sum_tree::SumNode,
 };
-use quern_store::ContentStore;
+use quern_store::{ContentStore, StoreError};
 use quern_types::{JobId, JobKind, JobSpec, Receipt};
 
 use crate::{ClientError, InputRef, Item, JobLife};
 
-/// Widest embedding of any model (PROTOCOL, section 2: dim).
-const MAX_WIDTH: u64 = 16_384;
+/// Longest output that is fetched, in bytes: it is held in memory.
+pub const MAX_OUTPUT_BYTES: u64 = 1 << 30;
+
+/// What of a model bounds the outputs of its jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputShape {
+    /// Width of its embeddings.
+    pub dim: u32,
+    /// Ids of a sequence, item and output together.
+    pub context: u32,
+}
+
+impl OutputShape {
+    /// Out of a registered header (PROTOCOL, section 2); `None` where it is none.
+    pub fn of_header(header: &[u8]) -> Option<Self> {
+        let word = |at: usize| header.get(4 * at..).and_then(<[u8]>::first_chunk::<4>).map(|bytes| u32::from_be_bytes(*bytes));
+        Some(Self { dim: word(3)?, context: word(9)? })
+    }
+}
 
 /// An input that can be stored and posted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,20 +69,30 @@ impl PreparedInput {
 /// TRUST: that the provider computed it rightly is a matter of recomputing it.
 ///
 /// # Errors
-/// [`ClientError::NoReceipt`]; [`ClientError::WrongOutput`] where the content is not what was attested to; the store's, while no gateway has it.
-pub async fn fetch_output(id: JobId, job: &JobLife, store: &dyn ContentStore) -> Result<OutputSet, ClientError> {
+/// [`ClientError::NoReceipt`]; [`ClientError::WrongOutput`] where the content is not what was attested to; [`ClientError::OutputTooLarge`]; the store's,
+/// while no gateway has it.
+pub async fn fetch_output(id: JobId, job: &JobLife, shape: OutputShape, store: &dyn ContentStore) -> Result<OutputSet, ClientError> {
     let receipt = job.receipt.ok_or(ClientError::NoReceipt { job: id })?;
-    let bytes = store.get(receipt.output, output_bytes(&job.spec, &receipt)).await?;
-    check_output(id, &job.spec, &receipt, &bytes)
+    let most = output_bytes(&job.spec, &receipt, shape);
+    if most > MAX_OUTPUT_BYTES {
+        return Err(ClientError::OutputTooLarge { job: id, bytes: most, limit: MAX_OUTPUT_BYTES });
+    }
+    let bytes = store.get_ours(receipt.output, most).await.map_err(|error| match error {
+        StoreError::TooLarge { .. } | StoreError::BadDag { .. } | StoreError::BlockTooLarge { .. } => {
+            ClientError::WrongOutput { job: id, content: receipt.output, reason: error.to_string() }
+        }
+        error => error.into(),
+    })?;
+    check_output(id, &job.spec, &receipt, shape, &bytes)
 }
 
 /// Most bytes that the output of a job can have.
-fn output_bytes(spec: &JobSpec, receipt: &Receipt) -> u64 {
+fn output_bytes(spec: &JobSpec, receipt: &Receipt, shape: OutputShape) -> u64 {
     let count = u64::from(spec.output_count());
     let elements = match spec.kind {
-        JobKind::Embed => count * 2 * MAX_WIDTH,
-        // The contract takes no receipt of more ids than the job asks for.
-        JobKind::Generate => receipt.output_len.min(count.saturating_mul(spec.max_output.into())).saturating_mul(4),
+        JobKind::Embed => count * 2 * u64::from(shape.dim),
+        // No item is empty that has an output, so none has more ids than the context.
+        JobKind::Generate => receipt.output_len.min(count.saturating_mul(spec.max_output.min(shape.context).into())).saturating_mul(4),
     };
     (9 + 5 * count).saturating_add(elements)
 }
@@ -74,7 +101,7 @@ fn output_bytes(spec: &JobSpec, receipt: &Receipt) -> u64 {
 ///
 /// # Errors
 /// [`ClientError::WrongOutput`].
-pub fn check_output(id: JobId, spec: &JobSpec, receipt: &Receipt, bytes: &[u8]) -> Result<OutputSet, ClientError> {
+pub fn check_output(id: JobId, spec: &JobSpec, receipt: &Receipt, shape: OutputShape, bytes: &[u8]) -> Result<OutputSet, ClientError> {
     let wrong = |reason: String| ClientError::WrongOutput { job: id, content: receipt.output, reason };
     let expected = Expected { root: SumNode { hash: receipt.output_root, count: receipt.output_len }, leaves: spec.output_count() };
     let set = OutputSet::from_blob(bytes, spec.samples_per_item, &expected).map_err(|error: BlobError| wrong(error.to_string()))?;
@@ -91,6 +118,12 @@ pub fn check_output(id: JobId, spec: &JobSpec, receipt: &Receipt, bytes: &[u8]) 
             spec.max_output
         )));
     }
+    if let Some(outputs) = set.embeddings()
+        && let Some(odd) = outputs.iter().position(|output| output.elements.len() != shape.dim as usize)
+    {
+        let found = outputs[odd].elements.len();
+        return Err(wrong(format!("output {odd} has {found} elements, and the model's embeddings have {}", shape.dim)));
+    }
     Ok(set)
 }
 
@@ -101,6 +134,8 @@ mod tests {
 
     use super::*;
     use crate::Origin;
+
+    const SHAPE: OutputShape = OutputShape { dim: 3, context: 8 };
 
     fn item(ids: &[u32]) -> Item {
         Item { origin: Origin { line: 1, part: 0, parts: 1 }, ids: ids.to_vec() }
@@ -173,14 +208,42 @@ mod tests {
         let receipt = receipt(honest.tree().expect("tree").root());
         let blob = honest.to_blob().expect("blob");
         let id = JobId::default();
-        assert_eq!(check_output(id, &spec(2), &receipt, &blob).expect("attested"), honest);
+        assert_eq!(check_output(id, &spec(2), &receipt, SHAPE, &blob).expect("attested"), honest);
 
         let swapped = OutputSet::Embed(vec![record(5), record(1)]).to_blob().expect("blob");
         let fewer = OutputSet::Embed(vec![record(1)]).to_blob().expect("blob");
         let longer = [blob.as_slice(), &[0]].concat();
         for bytes in [swapped.as_slice(), &fewer, &longer, &blob[..blob.len() - 1], &[]] {
-            assert!(matches!(check_output(id, &spec(2), &receipt, bytes), Err(ClientError::WrongOutput { .. })));
+            assert!(matches!(check_output(id, &spec(2), &receipt, SHAPE, bytes), Err(ClientError::WrongOutput { .. })));
         }
+    }
+
+    #[test]
+    fn embedding_of_another_width_that_an_enemy_attests_to_is_refused() {
+        for widths in [[3, 16_384], [2, 2], [0, 3]] {
+            let record = |width: usize| OutputRecord { reason: FinishReason::Complete, elements: vec![1; width] };
+            let set = OutputSet::Embed(widths.map(record).to_vec());
+            let receipt = receipt(set.tree().expect("tree").root());
+            let checked = check_output(JobId::default(), &spec(2), &receipt, SHAPE, &set.to_blob().expect("blob"));
+            assert!(matches!(checked, Err(ClientError::WrongOutput { .. })), "{widths:?}");
+        }
+    }
+
+    #[test]
+    fn output_that_an_enemy_bills_without_end_is_bounded_by_the_model_and_by_memory() {
+        let node = SumNode { hash: B256::ZERO, count: u64::MAX };
+        let greatest = JobSpec { kind: JobKind::Generate, samples_per_item: 256, max_output: 32_768, ..spec(65_536) };
+        let outputs = 65_536 * 256;
+        assert_eq!(output_bytes(&greatest, &receipt(node), SHAPE), 9 + 5 * outputs + 4 * outputs * 8);
+        assert!(output_bytes(&greatest, &receipt(node), OutputShape { context: 32_768, ..SHAPE }) > MAX_OUTPUT_BYTES);
+        assert_eq!(output_bytes(&spec(2), &receipt(node), SHAPE), 9 + 5 * 2 + 2 * 2 * 3);
+    }
+
+    #[test]
+    fn shape_is_read_out_of_a_registered_header() {
+        let header: Vec<u8> = (0..40u32).flat_map(u32::to_be_bytes).collect();
+        assert_eq!(OutputShape::of_header(&header), Some(OutputShape { dim: 3, context: 9 }));
+        assert_eq!(OutputShape::of_header(&header[..39]), None);
     }
 
     #[test]
@@ -189,7 +252,7 @@ mod tests {
         let record = |ids: &[u32]| OutputRecord { reason: FinishReason::MaxOutput, elements: ids.to_vec() };
         let set = |outputs| OutputSet::Generate { samples: 2, outputs };
         let check = |job: &JobSpec, set: &OutputSet| {
-            check_output(JobId::default(), job, &receipt(set.tree().expect("tree").root()), &set.to_blob().expect("blob"))
+            check_output(JobId::default(), job, &receipt(set.tree().expect("tree").root()), SHAPE, &set.to_blob().expect("blob"))
         };
         let honest = set(vec![record(&[1, 2, 3]), record(&[4])]);
         assert_eq!(check(&job, &honest).expect("attested"), honest);

@@ -15,7 +15,7 @@ use quern_store::{ContentStore, GatewayConfig, GatewayStore, LayeredStore, Store
 use quern_types::{Head, JobId, JobState};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Action, Actor, ClientError, Follower, JobLife, PlannedJob, Run, advice, fetch_output, keys};
+use crate::{Action, Actor, ClientError, Follower, JobLife, PlannedJob, Run, advice, fetches::Fetches, keys};
 
 /// How a run is driven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,13 @@ pub enum End {
     Slashed,
     /// The provider serves something else than it attested to; the text says what does not fit.
     WrongOutput(String),
+    /// The output can be longer than what is fetched into memory.
+    TooLarge {
+        /// Bytes that it can have.
+        bytes: u64,
+        /// Bytes that are fetched at most.
+        limit: u64,
+    },
     /// The job is over, and nobody has its output any more.
     Lost,
 }
@@ -163,6 +170,7 @@ impl<S: BlockSource> Drive<'_, S> {
         let mut outputs: BTreeMap<JobId, OutputSet> = BTreeMap::new();
         let mut told: BTreeMap<JobId, JobLife> = BTreeMap::new();
         let mut posting = BTreeSet::new();
+        let mut fetches = Fetches::default();
         loop {
             for job in run.jobs.iter().filter(|job| !ends.contains_key(&job.id)).collect::<Vec<_>>() {
                 let life = self.follower.facts().job(job.id);
@@ -174,7 +182,7 @@ impl<S: BlockSource> Drive<'_, S> {
                     None if told.remove(&job.id).is_some() => report(Update::TakenBack(job.id)),
                     _ => {}
                 }
-                if let Some(end) = self.look(job, life.as_ref(), &mut outputs, &mut posting, report).await? {
+                if let Some(end) = self.look(job, life.as_ref(), &mut outputs, &mut fetches, &mut posting, report).await? {
                     report(Update::Ended(job.id, &end));
                     ends.insert(job.id, end);
                 }
@@ -191,10 +199,27 @@ impl<S: BlockSource> Drive<'_, S> {
         job: &PlannedJob,
         life: Option<&JobLife>,
         outputs: &mut BTreeMap<JobId, OutputSet>,
+        fetches: &mut Fetches,
         posting: &mut BTreeSet<JobId>,
         report: &mut (dyn FnMut(Update<'_>) + Send),
     ) -> Result<Option<End>, ClientError> {
         let now = self.follower.facts().last().map_or(0, |block| block.timestamp);
+        if let Some(life) = life
+            && let Some(fetched) = fetches.take(job.id, life.receipt).await
+        {
+            match fetched {
+                Ok(output) => {
+                    outputs.insert(job.id, output);
+                }
+                // One provider's misdeed ends its own job, never the others of the run.
+                Err(ClientError::WrongOutput { reason, .. }) => return Ok(Some(End::WrongOutput(reason))),
+                Err(ClientError::OutputTooLarge { bytes, limit, .. }) => return Ok(Some(End::TooLarge { bytes, limit })),
+                Err(ClientError::Store(error)) if is_ours(&error) => return Err(error.into()),
+                Err(ClientError::Store(_)) if life.state.is_terminal() => return Ok(Some(End::Lost)),
+                Err(error @ ClientError::Store(_)) => report(Update::NotYet(job.id, &error)),
+                Err(error) => return Err(error),
+            }
+        }
         match next(life, outputs.contains_key(&job.id), now, self.options) {
             Next::Wait => Ok(None),
             Next::Post => match self.actor.post(job.id, &job.spec).await {
@@ -209,22 +234,9 @@ impl<S: BlockSource> Drive<'_, S> {
             },
             Next::Fetch => {
                 let Some(life) = life else { return Ok(None) };
-                let store = self.store_for(life)?;
-                match fetch_output(job.id, life, &store).await {
-                    Ok(output) => {
-                        outputs.insert(job.id, output);
-                        Ok(None)
-                    }
-                    // One provider's misdeed ends its own job, never the others of the run.
-                    Err(ClientError::WrongOutput { reason, .. }) => Ok(Some(End::WrongOutput(reason))),
-                    Err(ClientError::Store(error)) if is_ours(&error) => Err(error.into()),
-                    Err(ClientError::Store(_)) if life.state.is_terminal() => Ok(Some(End::Lost)),
-                    Err(error @ ClientError::Store(_)) => {
-                        report(Update::NotYet(job.id, &error));
-                        Ok(None)
-                    }
-                    Err(error) => Err(error),
-                }
+                let shape = self.follower.facts().output_shape(life.spec.model_id)?;
+                fetches.begin(job.id, life, shape, Arc::new(self.store_for(life)?));
+                Ok(None)
             }
             Next::Act(action) => {
                 self.refund(job, action, report).await?;

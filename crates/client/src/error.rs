@@ -144,6 +144,16 @@ pub enum ClientError {
         /// The id.
         job: JobId,
     },
+    /// An output that no memory is given to.
+    #[error("job {job}: its output can have {bytes} bytes, and at most {limit} are fetched: ask for less in one job")]
+    OutputTooLarge {
+        /// The id.
+        job: JobId,
+        /// How many bytes.
+        bytes: u64,
+        /// The limit, in bytes.
+        limit: u64,
+    },
     /// The content that a receipt names is not what the receipt commits to.
     #[error(
         "job {job}: the output {content} is not what its receipt commits to ({reason}): the provider attested to something else, tell an auditor"

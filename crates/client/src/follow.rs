@@ -9,7 +9,7 @@ use quern_chain::{BlockSource, Event, EventStream, Severity, Start, Step, Stream
 use quern_types::{Address, Amount, B256, BlockRef, Domain, Head, Heads, JobId, JobSpec, JobState, ModelId, PackageRoot, Receipt};
 use serde::Serialize;
 
-use crate::ClientError;
+use crate::{ClientError, OutputShape};
 
 /// Which jobs are followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +94,9 @@ pub struct Provider {
     pub operator: Address,
     /// Where it says that it serves content; empty: nowhere.
     pub gateway: String,
-    /// What it asks, by model.
+    /// What it has staked and not taken out, locked stake included; penalties are not subtracted. Enough to tell who has nothing at stake.
+    pub staked: Amount,
+    /// What it asks, by model. TRUST: listing is free.
     pub prices: BTreeMap<ModelId, Prices>,
 }
 
@@ -109,6 +111,8 @@ pub struct ListedModel {
     pub family: u8,
     /// Share of each fee that goes to the publisher, in 1/10,000.
     pub royalty_bps: u16,
+    /// What bounds its outputs; `None` where the header is none, which the contract does not take.
+    pub shape: Option<OutputShape>,
     /// Where its package is, newest announcement first: codec and sha2-256, as the publisher says.
     pub places: Vec<(u8, B256)>,
     /// The publisher's name for it. TRUST: free text of a stranger.
@@ -228,6 +232,9 @@ impl Facts {
             | E::ProviderAnnounced { .. }
             | E::PriceListed { .. }
             | E::PriceUnlisted { .. }
+            | E::StakeAdded { .. }
+            | E::UnbondingStarted { .. }
+            | E::UnbondingCancelled { .. }
             | E::ModelRegistered { .. }
             | E::PackageAnnounced { .. } => true,
             E::JobPosted { job_id, client, spec, .. } => {
@@ -243,6 +250,8 @@ impl Facts {
                 }
                 ours
             }
+            // Nothing happened to the job, and whoever likes says so as often as it likes.
+            E::CompletionSkipped { .. } => false,
             other => other.job_id().is_some_and(|id| self.seen.contains(&id)),
         };
         if wanted {
@@ -290,6 +299,14 @@ impl Facts {
                 QuernEvent::PriceListed { provider, model_id, prices } => {
                     providers.entry(*provider).or_default().prices.insert(*model_id, *prices);
                 }
+                QuernEvent::StakeAdded { provider, amount } | QuernEvent::UnbondingCancelled { provider, amount } => {
+                    let staked = &mut providers.entry(*provider).or_default().staked;
+                    *staked = staked.checked_add(*amount).unwrap_or(*staked);
+                }
+                QuernEvent::UnbondingStarted { provider, amount, .. } => {
+                    let staked = &mut providers.entry(*provider).or_default().staked;
+                    *staked = staked.saturating_sub(*amount);
+                }
                 QuernEvent::PriceUnlisted { provider, model_id } => {
                     providers.entry(*provider).or_default().prices.remove(model_id);
                 }
@@ -297,6 +314,20 @@ impl Facts {
             }
         }
         providers
+    }
+
+    /// What bounds the outputs of a model's jobs.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownModel`].
+    pub fn output_shape(&self, model: ModelId) -> Result<OutputShape, ClientError> {
+        let registered = self.events.iter().rev().find_map(|event| match &event.event {
+            QuernEvent::ModelRegistered { model_id, registration, .. } if *model_id == model => {
+                OutputShape::of_header(&registration.header)
+            }
+            _ => None,
+        });
+        registered.ok_or(ClientError::UnknownModel { model })
     }
 
     /// All registered models.
@@ -310,6 +341,7 @@ impl Facts {
                         package: *package_root,
                         family: *family,
                         royalty_bps: registration.royalty_bps,
+                        shape: OutputShape::of_header(&registration.header),
                         places: vec![(registration.package_codec, registration.package_digest)],
                         name: registration.name.clone(),
                         tags: registration.tags.clone(),
@@ -487,6 +519,18 @@ mod tests {
         assert_eq!(job.settled, Some(Settlement { fee, royalty, refund: change, compensation: Amount::ZERO }));
         assert_eq!(job.steps.iter().map(|step| step.block.number).collect::<Vec<_>>(), [1, 2, 3, 4]);
         assert!(facts.is_current());
+    }
+
+    #[test]
+    fn completions_of_an_ended_job_that_an_enemy_has_skipped_change_nothing_of_it() {
+        let mut facts = Facts::new(DOMAIN, Scope::Client(CLIENT));
+        let spec = spec(1);
+        let id = spec.id(&DOMAIN);
+        facts.take(batch(1, posted(id, spec)));
+        facts.take(batch(2, QuernEvent::JobCancelled { job_id: id, client: CLIENT, refund: Amount::from_units(100) }));
+        let before = facts.job(id);
+        facts.take(batch(3, QuernEvent::CompletionSkipped { job_id: id, revert: quern_bindings::Revert::decode(&[]) }));
+        assert_eq!(facts.job(id), before, "the last step says how a job ended");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod batch;
 mod content;
 mod drive;
 mod error;
+mod fetches;
 mod follow;
 mod intents;
 mod items;
@@ -26,7 +27,7 @@ mod package;
 
 pub use advice::{Action, Advice, Who, advice};
 pub use batch::{Ask, InputRef, MAX_ITEMS, Sampling, Terms, batches, job_spec, salt, with_id};
-pub use content::{PreparedInput, check_output, fetch_output};
+pub use content::{MAX_OUTPUT_BYTES, OutputShape, PreparedInput, check_output, fetch_output};
 pub use drive::{Drive, DriveOptions, End, Update, layered};
 pub use error::ClientError;
 pub use follow::{Claim, Facts, Follower, JobLife, JobStep, ListedModel, Provider, Scope, Settlement};

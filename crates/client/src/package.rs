@@ -18,6 +18,11 @@ use crate::ClientError;
 const FORMAT: u32 = 1;
 /// Most files of a package, many times what one has.
 const MAX_FILES: usize = 16;
+const HEADER_FILE: &str = "header.bin";
+const WEIGHTS_FILE: &str = "weights.bin";
+/// The files of a package in the order of fetching, each with the most bytes that it may have. (64 GiB: larger weights are brought by other means.)
+const FILES: [(&str, u64); 5] =
+    [(HEADER_FILE, 160), ("conversion.json", 16 << 20), ("tokenizer.json", 64 << 20), ("chat.json", 1 << 20), (WEIGHTS_FILE, 64 << 30)];
 /// Longest manifest that is read, in bytes.
 const MAX_MANIFEST: u64 = 64 << 10;
 
@@ -92,6 +97,9 @@ pub async fn fetch_package(store: &dyn ContentStore, manifest: ContentId, root: 
     if manifest.format != FORMAT || manifest.files.len() > MAX_FILES {
         return Err(bad(format!("its manifest has format {} and {} files", manifest.format, manifest.files.len())));
     }
+    if let Some(entry) = manifest.files.iter().find(|entry| FILES.iter().all(|(name, _)| entry.name != *name)) {
+        return Err(bad(format!("{:?} is no file of a package", entry.name)));
+    }
     let parent = to.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -99,14 +107,23 @@ pub async fn fetch_package(store: &dyn ContentStore, manifest: ContentId, root: 
     };
     fs::create_dir_all(&parent).map_err(failed(&parent))?;
     let aside = tempfile::tempdir_in(&parent).map_err(failed(&parent))?;
-    for entry in &manifest.files {
-        if !is_plain(&entry.name) {
-            return Err(bad(format!("{:?} cannot be a file of a package", entry.name)));
+    // TRUST: the header says how long the weights are, and constants how long everything else is; the publisher's own figures say nothing.
+    let mut weights = None;
+    for (name, most) in FILES {
+        let Some(entry) = manifest.files.iter().find(|entry| entry.name == name) else { continue };
+        let limit = if name == WEIGHTS_FILE { weights.ok_or_else(|| bad("it has weights and no header".to_owned()))? } else { most };
+        if limit > most {
+            return Err(bad(format!(
+                "its header asks for {limit} bytes of weights, and at most {most} are fetched; bring it by other means"
+            )));
         }
-        let path = aside.path().join(&entry.name);
+        let path = aside.path().join(name);
         let mut file = tokio::fs::File::create_new(&path).await.map_err(failed(&path))?;
-        store.get_to(entry.content, entry.bytes, &mut file).await?;
+        store.get_ours_to(entry.content, limit, &mut file).await?;
         file.sync_all().await.map_err(failed(&path))?;
+        if name == HEADER_FILE {
+            weights = Some(Package::weights_bytes_of(&fs::read(&path).map_err(failed(&path))?)?);
+        }
     }
     Package::open_verified(aside.path(), root)?;
     match fs::rename(aside.path(), to) {
@@ -143,6 +160,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn file_that_an_enemy_makes_longer_than_its_kind_is_refused_before_it_fills_the_disk() {
+        let store = MemoryStore::new();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let long = store.put(&vec![1; 2 << 20]).await.expect("put");
+        for name in ["header.bin", "chat.json"] {
+            let files = vec![Entry { name: name.into(), content: long, bytes: 1 << 63 }];
+            let id = store.put(&serde_json::to_vec(&Manifest { format: FORMAT, files }).expect("json")).await.expect("put");
+            let error = fetch_package(&store, id, PackageRoot(B256::ZERO), &dir.path().join("package")).await.expect_err("too long");
+            assert!(matches!(error, ClientError::Store(quern_store::StoreError::TooLarge { .. })), "{name}: {error}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 0);
+    }
+
+    #[tokio::test]
     async fn hostile_manifest_leaves_nothing_behind() {
         let store = MemoryStore::new();
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -152,6 +183,15 @@ mod tests {
             let manifest = Manifest { format: FORMAT, files: vec![Entry { name: name.into(), content: file, bytes: 1 }] };
             let id = store.put(&serde_json::to_vec(&manifest).expect("json")).await.expect("put");
             assert!(fetch_package(&store, id, PackageRoot(B256::ZERO), &to).await.is_err(), "{name}");
+        }
+        // A header of nothing, and weights that go on for ever: 2^63 bytes by the manifest, a few links by the blocks.
+        let mut files = vec![Entry { name: "weights.bin".into(), content: file, bytes: 1 << 63 }];
+        let manifest = |files: &[Entry]| serde_json::to_vec(&serde_json::json!({ "quern-package": FORMAT, "files": files })).expect("json");
+        let headless = store.put(&manifest(&files)).await.expect("put");
+        files.push(Entry { name: "header.bin".into(), content: store.put(&[0; 160]).await.expect("put"), bytes: 160 });
+        let empty = store.put(&manifest(&files)).await.expect("put");
+        for id in [headless, empty] {
+            assert!(fetch_package(&store, id, PackageRoot(B256::ZERO), &to).await.is_err());
         }
         let id = store.put(b"not json").await.expect("put");
         assert!(matches!(fetch_package(&store, id, PackageRoot(B256::ZERO), &to).await, Err(ClientError::PackageForm { .. })));

@@ -246,7 +246,8 @@ async fn result(context: &Context, id: JobId, package: Option<&Path>, text: bool
     let mut gateways: Vec<String> = announced.into_iter().filter(|url| url.starts_with("http")).collect();
     gateways.extend(context.config.gateways.iter().cloned());
     let store = layered(content.local.clone(), gateways, BLOCK_TIMEOUT_MS)?;
-    let outputs = fetch_output(id, &life, &store).await.map_err(|error| match error {
+    let shape = follower.facts().output_shape(life.spec.model_id)?;
+    let outputs = fetch_output(id, &life, shape, &store).await.map_err(|error| match error {
         wrong @ ClientError::WrongOutput { .. } => Failure::new(wrong.to_string(), "").with_exit(Exit::Difference).into(),
         other => anyhow::Error::from(other),
     })?;

@@ -122,6 +122,11 @@ fn part_sizes(shape: TensorShape) -> Vec<usize> {
     }
 }
 
+/// Bytes of the weights file of a header.
+pub(crate) fn file_bytes(header: &Header) -> Result<u64, LayoutError> {
+    Ok(Plan::new(header)?.length as u64)
+}
+
 /// Writes the file of a header's tensors, one after the other.
 pub(crate) struct Writer<W> {
     plan: Plan,

@@ -87,6 +87,16 @@ pub enum PackedOrigin {
 }
 
 impl Package {
+    /// Bytes of the weights.bin that belongs to a header.bin, for whoever is about to fetch one.
+    ///
+    /// # Errors
+    /// A header of another version or profile, or a malformed one.
+    pub fn weights_bytes_of(header: &[u8]) -> Result<u64, ModelError> {
+        let file = Path::new(HEADER_FILE);
+        let header = Header::parse(header).map_err(|error| malformed(file, &error))?;
+        layout::file_bytes(&header).map_err(|error| malformed(file, &error))
+    }
+
     /// Reads a package. Every file must be whole, and the header, the tokenizer and the chat format must be those of the stated root and record. The
     /// weights are not hashed here ([`Package::verify`]); an encoder's are read, a decoder's stay in the file.
     ///

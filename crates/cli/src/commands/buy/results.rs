@@ -312,6 +312,11 @@ fn without_result(run: &Run, ends: &BTreeMap<JobId, End>) -> Result<(), Failure>
     } else {
         match end {
             End::NotPosted(_) => "no money moved; correct what the contract says and post again".to_owned(),
+            End::TooLarge { .. } => {
+                format!(
+                    "ask for less in one job (--batch); `quern store get` fetches the output that `quern job show {id}` names to a file"
+                )
+            }
             End::WrongOutput(_) | End::Lost => {
                 format!("the provider is paid unless its receipt is challenged: confirm with `quern audit job {id}`")
             }
@@ -330,6 +335,7 @@ fn end_name(end: &End) -> &'static str {
         End::Cancelled => "cancelled",
         End::Slashed => "slashed",
         End::WrongOutput(_) => "wrong_output",
+        End::TooLarge { .. } => "too_large",
         End::Lost => "lost",
     }
 }
@@ -350,6 +356,7 @@ fn end_text(end: &End) -> String {
         End::Cancelled => "it was cancelled".into(),
         End::Slashed => "its provider was convicted of a wrong result".into(),
         End::WrongOutput(reason) => format!("its provider serves something else than it attested to ({reason})"),
+        End::TooLarge { bytes, limit } => format!("its output can have {bytes} bytes, and at most {limit} are fetched"),
         End::Lost => "it is over, and no gateway has its output".into(),
     }
 }
@@ -388,7 +395,7 @@ impl Progress {
     fn say(&self, id: JobId, text: &str) {
         let short: String = id.to_string().chars().take(10).collect();
         match self {
-            Self::Bar(bar) => bar.set_message(format!("{short}… {text}")),
+            Self::Bar(bar) => bar.set_message(harmless(&format!("{short}… {text}"))),
             Self::Lines => output::warn(&format!("job {id}: {text}")),
             Self::Silent => {}
         }
