@@ -5,6 +5,7 @@ mod history;
 mod job;
 mod jobs;
 mod ledger;
+mod receipt;
 mod replay;
 #[cfg(test)]
 mod replay_tests;
@@ -15,5 +16,6 @@ mod verdict;
 pub use history::AuditAt;
 pub use job::{JobAudit, audit_job};
 pub use ledger::{LedgerAudit, audit_ledger};
+pub use receipt::ReceiptProof;
 pub use replay::{Replay, Terms};
 pub use verdict::{Difference, JobDifference, JobVerdict, LedgerVerdict, Proven};

@@ -108,6 +108,27 @@ pub enum Error {
         /// Its state.
         state: &'static str,
     },
+    /// What the node says of the receipt cannot be proven.
+    #[error(
+        "job {job} is over, and the node has neither the state of the block in which its receipt was submitted nor the transaction: the receipt that it \
+         shows cannot be proven; ask a node that keeps history (--rpc URL)"
+    )]
+    ReceiptUnproven {
+        /// The job.
+        job: JobId,
+    },
+    /// A file that is longer than one is willing to fetch.
+    #[error("job {job}: {what} can have {bytes} bytes, and the limit is {limit}: raise it with --max-bytes if this machine has the memory")]
+    TooLargeToAudit {
+        /// The job.
+        job: JobId,
+        /// "the input" or "the output".
+        what: &'static str,
+        /// How many bytes.
+        bytes: u64,
+        /// The limit, in bytes.
+        limit: u64,
+    },
     /// The model is not registered.
     #[error("model {model} is registered by nobody on this chain")]
     NoSuchModel {

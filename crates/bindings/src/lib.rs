@@ -3,9 +3,11 @@
 //! - [`abi`]: calls, events, errors and structs as the compiler describes them.
 //! - [`QuernEvent`]: any log of our contracts as one typed value.
 //! - [`Revert`]: any revert of our contracts as one typed value.
-//! - [`storage`]: where the Ledger keeps what an auditor proves.
+//! - [`calls`]: calls of others, read back.
+//! - [`storage`]: where Ledger and market keep what an auditor proves.
 
 pub mod abi;
+pub mod calls;
 mod convert;
 mod event;
 mod revert;

@@ -1,7 +1,7 @@
-//! Where the Ledger keeps what an auditor proves (PROTOCOL, section 5): pure functions from names to storage slots and from words to values.
+//! Where Ledger (PROTOCOL, section 5) and market keep what an auditor proves: pure functions from names to storage slots and from words to values.
 
 use alloy_primitives::{Address, B256, U256, keccak256};
-use quern_types::{Amount, Bucket};
+use quern_types::{Amount, Bucket, JobId, JobState};
 
 /// Slot of the tip: 24 bytes of the head, then the sequence number. Read it with [`ledger_tip`].
 pub const LEDGER_TIP: B256 = B256::ZERO;
@@ -60,6 +60,35 @@ pub fn ledger_total(word: B256) -> Amount {
     BalancePlace { slot: LEDGER_TOTAL, upper: false }.read(word)
 }
 
+/// Slot of the market's mapping of jobs.
+const MARKET_JOBS: u8 = 0;
+
+/// The two slots of a job: its word, read by [`JobWord::read`], and its subject, which is the receipt's digest while the job is Submitted or
+/// Challenged.
+pub fn job_slots(job: JobId) -> [B256; 2] {
+    let mut preimage = [0u8; 64];
+    preimage[..32].copy_from_slice(job.0.as_slice());
+    preimage[63] = MARKET_JOBS;
+    let base = U256::from_be_bytes(keccak256(preimage).0);
+    [base.into(), base.wrapping_add(U256::ONE).into()]
+}
+
+/// What an auditor needs of a job's word (`contracts/src/types/JobWord.sol`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobWord {
+    /// Where the job is in its life; `None` where it was never posted.
+    pub state: Option<JobState>,
+    /// The key that made the claim; zero before it.
+    pub operator: Address,
+}
+
+impl JobWord {
+    /// Reads the word. Its state is in the lowest byte, the operator from bit 64 on.
+    pub fn read(word: B256) -> Self {
+        Self { state: JobState::try_from(word[31]).ok(), operator: Address::from_slice(&word[4..24]) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +108,32 @@ mod tests {
         let members = &layout["types"]["t_struct(Accounts)_storage"]["members"];
         assert_eq!((members.as_array().map(Vec::len), members[0]["slot"].as_u64()), (Some(1), Some(0)), "the mapping is the whole struct");
         assert_eq!(layout["types"]["t_array(t_uint128)_storage"]["label"], "uint128[6]");
+    }
+
+    #[test]
+    fn slots_of_a_job_are_those_of_the_compiler() {
+        let layout: serde_json::Value =
+            serde_json::from_str(include_str!("../../../contracts/snapshots/storage/JobMarket.json")).expect("JSON");
+        let jobs = &layout["variables"][0];
+        assert_eq!((jobs["label"].as_str(), jobs["slot"].as_u64()), (Some("_jobs"), Some(u64::from(MARKET_JOBS))));
+        let members = layout["types"]["t_struct(Stored)_storage"]["members"].as_array().expect("members");
+        let members: Vec<_> = members.iter().map(|member| (member["label"].as_str(), member["slot"].as_u64())).collect();
+        assert_eq!(members, [(Some("word"), Some(0)), (Some("subject"), Some(1))]);
+        let [word, subject] = job_slots(JobId(B256::repeat_byte(1)));
+        assert_eq!(U256::from_be_bytes(subject.0), U256::from_be_bytes(word.0) + U256::ONE);
+    }
+
+    #[test]
+    fn state_and_operator_are_read_out_of_the_word_of_a_job() {
+        let operator = Address::repeat_byte(0xab);
+        // As JobWords.claimed packs it, with state Submitted and every other field full.
+        let word = U256::from(3)
+            | U256::from(u64::MAX) >> 24 << 8
+            | U256::from(u16::MAX) << 48
+            | U256::from_be_slice(operator.as_slice()) << 64
+            | U256::from(u16::MAX) << 224;
+        assert_eq!(JobWord::read(word.into()), JobWord { state: Some(JobState::Submitted), operator });
+        assert_eq!(JobWord::read(B256::ZERO), JobWord { state: None, operator: Address::ZERO });
     }
 
     #[test]

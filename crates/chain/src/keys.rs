@@ -39,6 +39,19 @@ pub enum KeyError {
     EmptyPassword,
 }
 
+/// The account whose key signed a digest (r ‖ s ‖ v, 65 bytes), by the rules of the contracts: s in the lower half, v 27 or 28. `None` for no
+/// signature.
+pub fn signer_of(digest: alloy::primitives::B256, signature: &[u8]) -> Option<Address> {
+    let parity = match signature {
+        [.., 27] if signature.len() == 65 => false,
+        [.., 28] if signature.len() == 65 => true,
+        _ => return None,
+    };
+    let signature = alloy::primitives::Signature::from_bytes_and_parity(&signature[..64], parity);
+    // A signature with s in the upper half changes when it is brought into its one form.
+    signature.normalize_s().is_none().then(|| signature.recover_address_from_prehash(&digest).ok()).flatten()
+}
+
 /// A password. Its `Debug` shows nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(String);
@@ -203,6 +216,24 @@ mod tests {
 
     fn password(text: &str) -> Password {
         Password::new(text).expect("not empty")
+    }
+
+    #[test]
+    fn signature_tells_its_signer_in_one_form_only() {
+        let (key, digest) = (Key::random(), alloy::primitives::B256::repeat_byte(7));
+        let signature = key.sign_digest(digest);
+        assert_eq!(signer_of(digest, &signature), Some(key.address()));
+        assert_ne!(signer_of(alloy::primitives::B256::repeat_byte(8), &signature), Some(key.address()));
+        // The other form: s in the upper half, the other parity.
+        let order: alloy::primitives::U256 =
+            "0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141".parse().expect("a number");
+        let s = alloy::primitives::U256::from_be_slice(&signature[32..64]);
+        let mut other = signature;
+        other[32..64].copy_from_slice(&(order - s).to_be_bytes::<32>());
+        other[64] = 27 + 28 - other[64];
+        for no in [other.as_slice(), &signature[..64], &[0; 65], &[]] {
+            assert_eq!(signer_of(digest, no), None);
+        }
     }
 
     #[test]

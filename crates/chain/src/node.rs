@@ -72,6 +72,11 @@ impl LogAnswer {
 }
 
 #[derive(Debug, Clone, Deserialize)]
+struct TransactionAnswer {
+    input: Bytes,
+}
+
+#[derive(Debug, Clone, Deserialize)]
 struct ReceiptLogs {
     logs: Vec<LogAnswer>,
 }
@@ -93,6 +98,15 @@ impl Client {
             Some(block) => Ok(block.at),
             None => Err(Error::BadAnswer { method: "eth_getBlockByNumber", what: "the node has no first block".into() }),
         }
+    }
+
+    /// The calldata of a transaction; `None` where the node does not have it. TRUST: whatever the node says.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub async fn calldata(&self, transaction: B256) -> Result<Option<Bytes>> {
+        let answer: Option<TransactionAnswer> = self.request("eth_getTransactionByHash", (transaction,)).await?;
+        Ok(answer.map(|transaction| transaction.input))
     }
 
     /// The block with this hash, wherever it stands; `None` where the node does not have it.

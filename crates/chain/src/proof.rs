@@ -6,13 +6,16 @@
 use alloy::{
     consensus::Header,
     eips::BlockId,
-    primitives::{Address, B256, Bytes, U256, keccak256},
+    primitives::{Address, B256, Bytes, U64, U256, keccak256},
     rpc::types::EIP1186AccountProofResponse,
 };
 use alloy_trie::{Nibbles, TrieAccount, proof::verify_proof};
 use quern_types::BlockRef;
 
 use crate::{Client, Error, Result, Severity};
+
+/// Headers asked for in one round trip.
+const HEADER_BATCH: u64 = 100;
 
 /// The link of the chain of proofs that broke. Each means that the node lied or is broken, and names what it got wrong.
 #[derive(Debug, thiserror::Error)]
@@ -178,6 +181,30 @@ pub async fn prove_storage(client: &Client, account: Address, slots: &[B256], bl
         Err(error) => return Err(error),
     };
     Ok(verify(at, header.state_root, account, slots, &answer)?)
+}
+
+/// Whether one block is an ancestor of another, by the hashes of all headers between them. Asks for each of these headers.
+///
+/// # Errors
+/// [`ProofError::HeaderHash`] for a header that does not lead to the later block; [`Error::MissingBlock`]; why the node did not answer.
+pub async fn linked(client: &Client, earlier: BlockRef, later: BlockRef) -> Result<bool> {
+    let mut wanted = later.hash;
+    let mut number = later.number;
+    while number > earlier.number {
+        let low = number.saturating_sub(HEADER_BATCH).max(earlier.number);
+        let params: Vec<(U64, bool)> = (low + 1..=number).map(|number| (U64::from(number), false)).collect();
+        let headers: Vec<Option<alloy::rpc::types::Header>> = client.batch("eth_getBlockByNumber", &params).await?;
+        for header in headers.into_iter().rev() {
+            let header = header.ok_or(Error::MissingBlock { method: "eth_getBlockByNumber", block: wanted })?.inner;
+            let actual = header.hash_slow();
+            if actual != wanted {
+                return Err(ProofError::HeaderHash { block: wanted, actual }.into());
+            }
+            wanted = header.parent_hash;
+        }
+        number = low;
+    }
+    Ok(wanted == earlier.hash)
 }
 
 /// The header of a block, hashed again.

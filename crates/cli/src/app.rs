@@ -40,6 +40,7 @@ Exit codes:
   2    wrong command line or configuration
   3    a check found a difference (a ledger audit, a recomputation, a result)
   4    a job ended, or stands, without a result
+  5    what was to be checked cannot be had now: nothing is said of it
   130  interrupted; posted jobs are in the journal
 
 Settings are taken from the command line, then the environment (QUERN_*), then HOME/config.toml.

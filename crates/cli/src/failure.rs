@@ -17,6 +17,8 @@ pub enum Exit {
     Difference = 3,
     /// A job ended, or stands, without a result: nobody took it, it was not delivered, the provider was convicted.
     NoResult = 4,
+    /// What was to be checked cannot be had now: neither right nor wrong.
+    Unavailable = 5,
     /// Stopped by Ctrl-C or SIGTERM; jobs that were posted are in the journal.
     Interrupted = 130,
 }

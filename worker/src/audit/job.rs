@@ -2,24 +2,26 @@
 
 use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, sync::atomic::AtomicBool, time::Instant};
 
-use quern_chain::{Client, deployment::Deployment};
+use quern_chain::{Client, deployment::Deployment, proof::verified_header};
 use quern_commit::{
     blob::{BlobError, Expected, OutputRecord, OutputSet},
     model::model_id,
     sum_tree::SumNode,
     work::work_digest,
 };
-use quern_store::{ContentStore, GatewayConfig, GatewayStore, LayeredStore, MemoryStore, StoreError};
-use quern_types::{Address, B256, Head, JobId, JobKind, JobSpec, JobState, PackageRoot, Receipt};
+use quern_exact::header::Header;
+use quern_store::{ContentStore, GatewayConfig, GatewayStore, LayeredStore, MemoryStore, Severity, StoreError};
+use quern_types::{Address, B256, BlockRef, Head, JobId, JobKind, JobSpec, JobState, PackageRoot, Receipt};
 
 use super::{
     AuditAt, JobDifference, JobVerdict, generated,
     history::{find_block, history},
+    receipt::{self, Submission},
 };
 use crate::{
     Error, Result,
     compute::{Computed, Task, compute},
-    content::read_input,
+    content::{input_bytes, read_input},
     energy::Meter,
     event::{Event, Logged},
     models::{self, Engine},
@@ -36,8 +38,12 @@ pub struct JobAudit {
     pub store: Option<Arc<dyn ContentStore>>,
     /// Threads that compute.
     pub threads: NonZeroUsize,
-    /// Longest time for one block from one gateway, in milliseconds.
+    /// Longest time for one block of content from one gateway, in milliseconds.
     pub fetch_timeout_ms: u64,
+    /// Hash of a block by another source than the node: the receipt is proven by that block's state. `None`: by the node's newest block.
+    pub block_hash: Option<B256>,
+    /// Longest input and longest output that are fetched, in bytes. Both are held in memory.
+    pub max_bytes: u64,
 }
 
 /// What the chain says of the job.
@@ -45,29 +51,63 @@ pub struct JobAudit {
 struct Attested {
     spec: JobSpec,
     receipt: Receipt,
+    submission: Submission,
     package: PackageRoot,
     gateway: Option<String>,
 }
 
-/// Computes a job again and compares every bit of what was attested.
+/// Proves the receipt of a job against the chain's state, computes the job again and compares every bit of what was attested.
 ///
 /// # Errors
-/// Nothing can be compared: no such job or receipt, no package of its model, an input that cannot be had, a node that does not answer. An output that
-/// cannot be had is a verdict: its provider must keep it.
+/// Nothing can be compared: no such job or receipt, no package of its model, an input that cannot be had, a file past the limit, a node that does not
+/// answer. An output that cannot be had is a verdict of its own.
 pub async fn audit_job(client: &Client, deployment: &Deployment, job: JobId, audit: &JobAudit) -> Result<JobVerdict> {
-    let block = find_block(client, AuditAt::Head(Head::Latest)).await?;
+    let block = match audit.block_hash {
+        None => find_block(client, AuditAt::Head(Head::Latest)).await?,
+        Some(hash) => {
+            let header = verified_header(client, hash).await?;
+            BlockRef { number: header.number, hash, timestamp: header.timestamp }
+        }
+    };
     let events = match history(client, deployment, block).await? {
         Ok(events) => events,
         Err(difference) => return Err(Error::Content { job, what: "the node's history", fault: difference.to_string() }),
     };
     let attested = attested(&events, deployment, job)?;
+    let verdict = |receipt, output_root, seconds, difference: Option<JobDifference>| JobVerdict {
+        job,
+        equal: match &difference {
+            Some(JobDifference::OutputUnavailable { .. }) => None,
+            other => Some(other.is_none()),
+        },
+        block,
+        receipt,
+        package: attested.package,
+        provider: attested.receipt.provider,
+        items: attested.spec.item_count,
+        output_root,
+        seconds,
+        difference,
+    };
+    let market = deployment.contracts.job_market;
+    let proof = match receipt::prove(client, market, &attested.receipt, attested.submission, block).await? {
+        Ok(proof) => Some(proof),
+        Err(difference) => return Ok(verdict(None, None, 0.0, Some(difference))),
+    };
+
     let (packages, wanted, threads) = (audit.packages.clone(), attested.package, audit.threads);
     let engine = tokio::task::spawn_blocking(move || package(&packages, wanted, threads)).await.map_err(|_| Error::ComputeGone)??;
     let Some(engine) = engine else { return Err(Error::PackageNotHeld { job, package: attested.package }) };
 
     let store = store(audit, attested.gateway.as_ref())?;
+    bounded(job, "the input", input_bytes(&attested.spec), audit.max_bytes)?;
     let items = read_input(&store, &attested.spec).await.map_err(|error| Error::InputUnavailable { job, fault: error.to_string() })?;
-    let blob = store.get(attested.receipt.output, output_bytes(&attested, engine.header().dim)).await;
+    let most = output_bytes(&attested, engine.header(), &items);
+    bounded(job, "the output", most, audit.max_bytes)?;
+    let blob = match store.get_ours(attested.receipt.output, most).await {
+        Ok(blob) => Ok(blob),
+        Err(error) => Err(unread(error)?),
+    };
     // Sequences are checked one after the other, so no limit is needed.
     let Some(task) = Task::new(&engine, &attested.spec, items, u64::MAX) else {
         return Err(Error::Content { job, what: "the model", fault: "it does not do this kind of job".into() });
@@ -76,16 +116,22 @@ pub async fn audit_job(client: &Client, deployment: &Deployment, job: JobId, aud
     let (began, own) = (Instant::now(), attested.clone());
     let recomputing = tokio::task::spawn_blocking(move || recompute(job, &own, &task, blob, threads));
     let (output_root, difference) = recomputing.await.map_err(|_| Error::ComputeGone)??;
-    Ok(JobVerdict {
-        job,
-        equal: difference.is_none(),
-        package: attested.package,
-        provider: attested.receipt.provider,
-        items: attested.spec.item_count,
-        output_root,
-        seconds: began.elapsed().as_secs_f64(),
-        difference,
-    })
+    Ok(verdict(proof, output_root, began.elapsed().as_secs_f64(), difference))
+}
+
+fn bounded(job: JobId, what: &'static str, bytes: u64, limit: u64) -> Result<()> {
+    if bytes > limit { Err(Error::TooLargeToAudit { job, what, bytes, limit }) } else { Ok(()) }
+}
+
+/// What it means that an output cannot be read: that it is not here now, or that what its receipt names can be no output of this job.
+fn unread(error: StoreError) -> Result<JobDifference> {
+    match error {
+        StoreError::TooLarge { .. } | StoreError::BadDag { .. } | StoreError::BlockTooLarge { .. } => {
+            Ok(JobDifference::OutputBlob { fault: error.to_string() })
+        }
+        error if error.severity() == Severity::Retry => Ok(JobDifference::OutputUnavailable { fault: error.to_string() }),
+        error => Err(error.into()),
+    }
 }
 
 /// The root that follows, where it was computed, and the first difference. Embeddings are computed anew; generated ids are fed to the model, and each must
@@ -94,7 +140,7 @@ fn recompute(
     job: JobId,
     attested: &Attested,
     task: &Task,
-    blob: Result<Vec<u8>, StoreError>,
+    blob: Result<Vec<u8>, JobDifference>,
     threads: NonZeroUsize,
 ) -> Result<(Option<B256>, Option<JobDifference>)> {
     match task {
@@ -126,21 +172,23 @@ fn recompute(
 fn attested(events: &[Logged], deployment: &Deployment, job: JobId) -> Result<Attested> {
     let domain = deployment.domain();
     let mut spec = None;
-    let mut receipt = None;
+    let mut submitted = None;
     let mut state = JobState::Open;
     for logged in events.iter().filter(|logged| logged.event.job_id() == Some(job)) {
         match &logged.event {
             Event::JobPosted { spec: posted, .. } if posted.id(&domain) == job => spec = Some((**posted).clone()),
             Event::JobClaimed { .. } => state = JobState::Claimed,
-            Event::ReceiptSubmitted { receipt: submitted, receipt_digest, .. } if submitted.digest(&domain) == *receipt_digest => {
-                receipt = Some(**submitted);
+            Event::ReceiptSubmitted { receipt, receipt_digest, .. }
+                if receipt.job_id == job && receipt.digest(&domain) == *receipt_digest =>
+            {
+                submitted = Some((**receipt, Submission { block: logged.block, tx: logged.tx, digest: *receipt_digest }));
             }
             Event::JobCancelled { .. } | Event::JobExpired { .. } | Event::JobUndelivered { .. } => state = JobState::Refunded,
             _ => {}
         }
     }
     let spec = spec.ok_or(Error::NoSuchJob { job })?;
-    let receipt = receipt.ok_or(Error::NoReceipt { job, state: state.name() })?;
+    let (receipt, submission) = submitted.ok_or(Error::NoReceipt { job, state: state.name() })?;
     let package = events.iter().find_map(|logged| match &logged.event {
         Event::ModelRegistered { model_id: id, package_root, publisher, registration, .. }
             if *id == spec.model_id && model_id(*package_root, *publisher, registration.royalty_bps) == *id =>
@@ -150,7 +198,7 @@ fn attested(events: &[Logged], deployment: &Deployment, job: JobId) -> Result<At
         _ => None,
     });
     let package = package.ok_or(Error::NoSuchModel { model: spec.model_id })?;
-    Ok(Attested { gateway: gateway(events, receipt.provider), spec, receipt, package })
+    Ok(Attested { gateway: gateway(events, receipt.provider), spec, receipt, submission, package })
 }
 
 /// Where a provider says now that it serves content.
@@ -182,7 +230,8 @@ fn store(audit: &JobAudit, announced: Option<&String>) -> Result<LayeredStore> {
         }
     }
     let remote: Arc<dyn ContentStore> = Arc::new(GatewayStore::new(&GatewayConfig { gateways, block_timeout_ms: audit.fetch_timeout_ms })?);
-    let memory = Arc::new(MemoryStore::new());
+    // Input, output, and the nodes above them.
+    let memory = Arc::new(MemoryStore::with_limit(audit.max_bytes.saturating_mul(2).saturating_add(64 << 20)));
     Ok(match &audit.store {
         None => LayeredStore::new(memory, remote),
         Some(own) => LayeredStore::new(memory, Arc::new(FirstOf { own: own.clone(), remote })),
@@ -230,19 +279,24 @@ impl ContentStore for FirstOf {
     }
 }
 
-/// Most bytes that the output blob can have, by its receipt.
-fn output_bytes(attested: &Attested, dim: u32) -> u64 {
-    let elements = match attested.spec.kind {
-        JobKind::Embed => u64::from(attested.spec.output_count()) * 2 * u64::from(dim),
-        JobKind::Generate => attested.receipt.output_len.saturating_mul(4),
+/// Most bytes that the output blob of a right result can have, by its items and by what its receipt bills.
+fn output_bytes(attested: &Attested, header: &Header, items: &[Vec<u32>]) -> u64 {
+    let Attested { spec, receipt, .. } = attested;
+    let longest = |item: &Vec<u32>| match header.refuse(item) {
+        Some(_) => 0,
+        None => u64::from(spec.max_output).min(u64::from(header.context).saturating_sub(item.len() as u64) + 1),
     };
-    (9 + 5 * u64::from(attested.spec.output_count())).saturating_add(elements)
+    let elements = match spec.kind {
+        JobKind::Embed => u64::from(spec.output_count()) * 2 * u64::from(header.dim),
+        JobKind::Generate => (u64::from(spec.samples_per_item) * items.iter().map(longest).sum::<u64>()).min(receipt.output_len) * 4,
+    };
+    9 + 5 * u64::from(spec.output_count()) + elements
 }
 
 /// The outputs in a blob, also where it is another one than attested: what is in it may still tell where. Whoever takes them must compare the root.
-fn open(attested: &Attested, blob: Result<Vec<u8>, StoreError>) -> Result<OutputSet, JobDifference> {
+fn open(attested: &Attested, blob: Result<Vec<u8>, JobDifference>) -> Result<OutputSet, JobDifference> {
     let Attested { spec, receipt, .. } = attested;
-    let blob = blob.map_err(|error| JobDifference::OutputUnavailable { fault: error.to_string() })?;
+    let blob = blob?;
     let root = SumNode { hash: receipt.output_root, count: receipt.output_len };
     let read = |root| OutputSet::from_blob(&blob, spec.samples_per_item, &Expected { root, leaves: spec.output_count() });
     let faulty = |error: BlobError| JobDifference::OutputBlob { fault: error.to_string() };
@@ -253,7 +307,7 @@ fn open(attested: &Attested, blob: Result<Vec<u8>, StoreError>) -> Result<Output
 }
 
 /// The first difference between what was attested and what follows. Where the blob itself is right, the attested root is wrong, and is named.
-fn compare(job: JobId, attested: &Attested, blob: Result<Vec<u8>, StoreError>, computed: &Computed) -> Option<JobDifference> {
+fn compare(job: JobId, attested: &Attested, blob: Result<Vec<u8>, JobDifference>, computed: &Computed) -> Option<JobDifference> {
     let outputs = match open(attested, blob) {
         Ok(outputs) => outputs,
         Err(difference) => return Some(difference),
@@ -353,7 +407,8 @@ mod tests {
             energy_millijoules: 1,
             energy_method: EnergyMethod::Estimated,
         };
-        let attested = Attested { spec: fixture::spec(1), receipt, package: PackageRoot::default(), gateway: None };
+        let submission = Submission { block: fixture::block(1, 0), tx: B256::ZERO, digest: B256::ZERO };
+        let attested = Attested { spec: fixture::spec(1), receipt, submission, package: PackageRoot::default(), gateway: None };
         (attested, outputs.to_blob().expect("a blob"))
     }
 
@@ -410,9 +465,28 @@ mod tests {
     }
 
     #[test]
-    fn output_that_nobody_has_is_a_difference_and_not_an_error() {
+    fn output_that_nobody_has_now_is_no_difference_of_its_provider() {
         let (attested, _) = attests(&computed().outputs);
-        let gone = StoreError::NotFound { id: attested.receipt.output, store: "gateway" };
+        let gone = unread(StoreError::NotFound { id: attested.receipt.output, store: "gateway" }).expect("no error of ours");
         assert!(matches!(compare(job(), &attested, Err(gone), &computed()), Some(JobDifference::OutputUnavailable { .. })));
+        let endless = unread(StoreError::TooLarge { id: attested.receipt.output, size: 1 << 60, limit: 9 }).expect("no error of ours");
+        assert!(matches!(endless, JobDifference::OutputBlob { .. }), "no output of this job is so long");
+        let ours = StoreError::Full { store: "memory", used: 0, needed: 1, limit: 0 };
+        assert!(unread(ours).is_err(), "a full store is no verdict");
+    }
+
+    #[test]
+    fn output_that_an_enemy_bills_without_end_is_bounded_by_what_its_items_allow() {
+        let (mut attested, _) = attests(&computed().outputs);
+        let header = Header { context: 64, vocabulary: 100, ..quern_exact::sample::small_decoder_header() };
+        attested.spec = JobSpec { kind: JobKind::Generate, item_count: 3, samples_per_item: 2, max_output: 32_768, ..attested.spec };
+        attested.receipt.output_len = u64::MAX;
+        // An empty item, one past the context, and one with room for 62 ids more.
+        let items = [vec![], vec![1; 65], vec![1; 3]];
+        assert_eq!(output_bytes(&attested, &header, &items), 9 + 5 * 6 + 4 * 2 * 62);
+        attested.receipt.output_len = 7;
+        assert_eq!(output_bytes(&attested, &header, &items), 9 + 5 * 6 + 4 * 7);
+        let refused = bounded(job(), "the output", 2 << 40, 1 << 30);
+        assert!(matches!(refused, Err(Error::TooLargeToAudit { bytes, limit, .. }) if (bytes, limit) == (2 << 40, 1 << 30)));
     }
 }

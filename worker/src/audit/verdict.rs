@@ -3,6 +3,8 @@
 use quern_types::{Address, Amount, B256, BlockRef, FinishReason, JobId, PackageRoot};
 use serde::Serialize;
 
+use super::ReceiptProof;
+
 /// Where what is claimed first differs from what follows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -83,8 +85,13 @@ pub struct LedgerVerdict {
 pub struct JobVerdict {
     /// The job.
     pub job: JobId,
-    /// Whether the receipt and the output are, to the bit, what the model makes of the input.
-    pub equal: bool,
+    /// Whether the receipt and the output are, to the bit, what the model makes of the input; `None` where the output cannot be had now, which says
+    /// nothing of either.
+    pub equal: Option<bool>,
+    /// The block whose state the receipt was proven by. TRUST: it is the node's, unless its hash was given.
+    pub block: BlockRef,
+    /// What proves the receipt; `None` where the node shows another one than the market holds.
+    pub receipt: Option<ReceiptProof>,
     /// The package that was computed with.
     pub package: PackageRoot,
     /// Who attested the result.
@@ -95,7 +102,7 @@ pub struct JobVerdict {
     pub output_root: Option<B256>,
     /// Seconds that the recomputation took.
     pub seconds: f64,
-    /// The first difference; `None` exactly where `equal`.
+    /// The first difference, or why there is nothing to compare; `None` exactly where `equal`.
     pub difference: Option<JobDifference>,
 }
 
@@ -103,7 +110,16 @@ pub struct JobVerdict {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "at", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum JobDifference {
-    /// The output cannot be had: as good as absent (PROTOCOL, section 3).
+    /// The node's word is not what the market's state proves. This says something of the node, and nothing of the provider.
+    Node {
+        /// What differs.
+        what: String,
+        /// What the state proves.
+        expected: String,
+        /// What the node says.
+        found: String,
+    },
+    /// The output cannot be had now. Nobody can tell from here whether its provider withholds it or something else is broken.
     OutputUnavailable {
         /// Why.
         fault: String,

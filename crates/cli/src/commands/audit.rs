@@ -3,8 +3,11 @@
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::Subcommand;
+use quern_client::MAX_OUTPUT_BYTES;
 use quern_types::{B256, Head, JobId};
-use quern_worker::audit::{AuditAt, JobAudit, JobDifference, JobVerdict, LedgerAudit, LedgerVerdict, audit_job, audit_ledger};
+use quern_worker::audit::{
+    AuditAt, JobAudit, JobDifference, JobVerdict, LedgerAudit, LedgerVerdict, ReceiptProof, audit_job, audit_ledger,
+};
 use serde::Serialize;
 
 use crate::{
@@ -47,6 +50,12 @@ pub enum Command {
         /// Threads that compute; default: all processors
         #[arg(long, value_name = "N")]
         threads: Option<NonZeroUsize>,
+        /// Hash of a block from another source: the receipt is proven by its state; default: the node's newest block
+        #[arg(long, value_name = "HASH")]
+        block_hash: Option<B256>,
+        /// Longest input and longest output that are fetched into memory
+        #[arg(long, value_name = "BYTES", default_value_t = MAX_OUTPUT_BYTES)]
+        max_bytes: u64,
     },
 }
 
@@ -64,12 +73,19 @@ JSON: {\"ok\":BOOL,\"entries\",\"accounts\",\"jobs\",\"block\":{\"number\",\"has
 const JOB_HELP: &str = "Embeddings are computed anew; generated ids are fed to the model, and each must be its choice, which takes a fraction of the time of generating. The input and the output are fetched from the store of this machine, from --gateway URL and from the gateway that the provider announced; \
 the package is verified, every hash of it.
 
-Exit code 0: equal to the last bit. 3: the first difference is shown; an output that nobody has is one too.
+What is proven of the receipt, against the block's hash (the node's newest, or --block-hash HASH from another source, and then nothing is taken on the node's word):
+  \"receipt\":\"state\"      the market's storage holds this very receipt: in the block while the job is submitted or challenged, else in the block of its submission,
+                         where the node keeps that state and at most 4,096 blocks lie between, all of whose headers are checked
+  \"receipt\":\"signature\"  the market's storage holds the key that claimed the job, and that key signed this receipt. A provider that signed two receipts and a node
+                         that helps it can show the other one: audit within the challenge window, or ask a node that keeps history
+A receipt that cannot be proven at all is an error (exit code 1). A node that shows another receipt than the market holds is a difference (\"at\":\"node\").
+
+Exit code 0: equal to the last bit. 3: the first difference is shown. 5: nobody gives the output now (\"equal\":null).
 
 Example:
   quern audit job 0x12… --package models/minilm --gateway http://127.0.0.1:8480
 
-JSON: {\"job\",\"equal\":BOOL,\"package\",\"provider\",\"items\",\"outputRoot\",\"seconds\",\"difference\":null|{\"at\",…}}
+JSON: {\"job\",\"equal\":BOOL|null,\"block\":{\"number\",\"hash\",\"timestamp\"},\"receipt\":TEXT|null,\"package\",\"provider\",\"items\",\"outputRoot\",\"seconds\",\"difference\":null|{\"at\",…}}
   outputRoot is null where a wrong id ended the audit. Of generated ids a difference names item, sample and position, all from 0:
   {\"at\":\"id\",\"item\",\"sample\",\"position\",\"expected\":ID,\"found\":ID|null} or {\"at\":\"end\",\"item\",\"sample\",\"position\",\"expected\":REASON,\"found\":REASON,\"ids\"}";
 
@@ -84,7 +100,9 @@ pub async fn run(context: &Context, command: Command) -> anyhow::Result<()> {
                 let at = block.map_or(AuditAt::Head(head), AuditAt::Block);
                 ledger(context, &LedgerAudit { at, block_hash, output_root }).await
             }
-            Command::Job { id, packages, threads } => job(context, id, packages, threads).await,
+            Command::Job { id, packages, threads, block_hash, max_bytes } => {
+                job(context, id, packages, threads, (block_hash, max_bytes)).await
+            }
         }
     };
     tokio::select! {
@@ -99,7 +117,13 @@ async fn ledger(context: &Context, audit: &LedgerAudit) -> anyhow::Result<()> {
     report(context, &verdict, verdict.ok, || ledger_text(&verdict))
 }
 
-async fn job(context: &Context, id: JobId, packages: Vec<PathBuf>, threads: Option<NonZeroUsize>) -> anyhow::Result<()> {
+async fn job(
+    context: &Context,
+    id: JobId,
+    packages: Vec<PathBuf>,
+    threads: Option<NonZeroUsize>,
+    (block_hash, max_bytes): (Option<B256>, u64),
+) -> anyhow::Result<()> {
     let market = session::market(&context.config).await?;
     let content = session::content(&context.config, &[]).await?;
     let all = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -109,9 +133,18 @@ async fn job(context: &Context, id: JobId, packages: Vec<PathBuf>, threads: Opti
         store: Some(content.local),
         threads: threads.unwrap_or(all),
         fetch_timeout_ms: FETCH_TIMEOUT_MS,
+        block_hash,
+        max_bytes,
     };
     let verdict = audit_job(market.client(), market.deployment(), id, &audit).await?;
-    report(context, &verdict, verdict.equal, || job_text(&verdict))
+    let Some(equal) = verdict.equal else {
+        context.out.result(&verdict, || job_text(&verdict))?;
+        let remedy = "ask again later, or name a gateway that has the output with --gateway URL; whoever withholds it may be somebody else than its provider";
+        return Err(Failure::new("there is no output to compare: nothing is shown to be right or wrong", remedy)
+            .with_exit(Exit::Unavailable)
+            .into());
+    };
+    report(context, &verdict, equal, || job_text(&verdict))
 }
 
 /// A verdict is a result, whatever it says: it goes to standard output, and a difference into the exit code.
@@ -140,9 +173,11 @@ fn ledger_text(verdict: &LedgerVerdict) -> String {
 }
 
 fn job_text(verdict: &JobVerdict) -> String {
-    let JobVerdict { job, package, provider, items, seconds, difference, .. } = verdict;
+    let JobVerdict { job, block, receipt, package, provider, items, seconds, difference, .. } = verdict;
     let result = match difference {
         None => "equal to the last bit".into(),
+        Some(JobDifference::OutputUnavailable { fault }) => format!("UNAVAILABLE: {fault}"),
+        Some(JobDifference::Node { what, expected, found }) => format!("THE NODE DIFFERS: {what}: expected {expected}, found {found}"),
         Some(JobDifference::Id { item, sample, position, expected, found }) => {
             let found = found.map_or_else(|| "it ends".to_owned(), |id| format!("it has {id}"));
             format!("DIFFERENT: item {item}, sample {sample}, position {position}: id {expected} follows, and {found}")
@@ -153,5 +188,13 @@ fn job_text(verdict: &JobVerdict) -> String {
         }
         Some(difference) => format!("DIFFERENT: {}", serde_json::to_string(difference).unwrap_or_else(|_| format!("{difference:?}"))),
     };
-    format!("job       {job}\nprovider  {provider}\npackage   {package}\ncomputed  {items} items in {seconds:.1} s\nresult    {result}")
+    let proof = match receipt {
+        Some(ReceiptProof::State) => "by the market's state",
+        Some(ReceiptProof::Signature) => "by the signature of the key that claimed",
+        None => "not",
+    };
+    let block = format!("{} ({:#x})", block.number, block.hash);
+    format!(
+        "job       {job}\nblock     {block}\nreceipt   proven {proof}\nprovider  {provider}\npackage   {package}\ncomputed  {items} items in {seconds:.1} s\nresult    {result}"
+    )
 }
