@@ -111,6 +111,17 @@ pub struct JobParameters {
     pub penalty_bps: u16,
 }
 
+impl JobParameters {
+    /// The stake behind a job of this maximum fee: max(minLock, maxFee * lockFactorBps / 10,000). ROUNDING: down.
+    ///
+    /// # Errors
+    /// [`SpecError::FeeTooLarge`] where it does not fit.
+    pub fn lock(&self, max_fee: Amount) -> Result<Amount, SpecError> {
+        let scaled = max_fee.to_u256() * U256::from(self.lock_factor_bps) / U256::from(ONE_BPS);
+        Ok(Amount::try_from(scaled).map_err(|_| SpecError::FeeTooLarge)?.max(self.min_lock))
+    }
+}
+
 /// Why a job specification would be refused by the contract, or its money does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
@@ -288,8 +299,7 @@ impl JobSpec {
     /// # Errors
     /// [`SpecError::FeeTooLarge`] where the maximum fee does not fit.
     pub fn lock(&self, parameters: &JobParameters) -> Result<Amount, SpecError> {
-        let scaled = self.max_fee()?.to_u256() * U256::from(parameters.lock_factor_bps) / U256::from(ONE_BPS);
-        Ok(Amount::try_from(scaled).map_err(|_| SpecError::FeeTooLarge)?.max(parameters.min_lock))
+        parameters.lock(self.max_fee()?)
     }
 }
 

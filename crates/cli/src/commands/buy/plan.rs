@@ -1,13 +1,14 @@
 //! Everything that can be known before money moves.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
+use quern_bindings::Prices;
 use quern_client::{
-    Actor, Ask, ClientError, Facts, Item, Market, PlannedJob, PreparedInput, Run, RunJournal, Terms, batches, fetch_package, job_spec,
-    salt, with_id,
+    Actor, Ask, ClientError, Facts, Item, Market, PlannedJob, PreparedInput, Provider, Run, RunJournal, Terms, batches, fetch_package,
+    job_spec, salt, with_id,
 };
 use quern_model::Package;
-use quern_types::{Address, Amount, B256, ContentId, JobKind, ModelId};
+use quern_types::{Address, Amount, B256, ContentId, JobKind, JobParameters, ModelId};
 
 use super::Offer;
 use crate::{
@@ -16,6 +17,9 @@ use crate::{
     output,
     session::{Content, in_tokens},
 };
+
+/// Candidates that the node is asked about, at most: each has staked.
+const MOST_ASKED: usize = 32;
 
 /// The model's package, proven to be the one that is registered: given, fetched before, or fetched now.
 ///
@@ -103,10 +107,20 @@ impl<'a> Request<'a> {
     /// No price, too high a price, too little money, a batch out of bounds.
     pub(crate) async fn plan(self, made: Vec<Item>, facts: &Facts, market: &Market, account: Address) -> anyhow::Result<Plan<'a>> {
         let jobs = batches(&made, self.batch)?.len();
-        let listings = facts.providers().values().filter(|provider| provider.prices.contains_key(&self.model)).count();
+        let parameters = market.parameters().await?.job;
+        let providers = facts.providers();
+        let candidates = self.candidates(&providers, &made, &parameters);
+        let listings = candidates.len();
         let now = facts.last().map_or(0, |block| block.timestamp);
         let ids = made.iter().map(|item| item.ids.len()).sum();
-        let terms = self.terms(facts, now, made.len(), ids)?;
+        let Offer { item_price, input_price, base_price, .. } = self.offer;
+        let given = [*base_price, *input_price, self.output_price, *item_price];
+        let prices = if given.iter().any(Option::is_some) {
+            given.map(Option::unwrap_or_default)
+        } else {
+            self.cheapest(&candidates, market).await?
+        };
+        let terms = self.terms(prices, now);
         let max_cost = terms.max_cost(&made, self.batch, &self.ask)?;
         if let Some(most) = self.offer.max_price
             && max_cost > most
@@ -119,37 +133,50 @@ impl<'a> Request<'a> {
         Ok(Plan { request: self, ids, made, terms, max_cost, free: balances.free, jobs, listings, run: B256::new(rand::random()) })
     }
 
-    /// The offer: the prices that were given, else the cheapest listing for these items.
-    fn terms(&self, facts: &Facts, now: u64, items: usize, ids: usize) -> Result<Terms, Failure> {
-        let Offer { item_price, input_price, base_price, ramp_floor_bps, ramp_secs, claim_within, deliver_within, provider, .. } =
-            self.offer;
-        let given = [*base_price, *input_price, self.output_price, *item_price];
-        let [base, input, output, item] = if given.iter().any(Option::is_some) {
-            given.map(Option::unwrap_or_default)
-        } else {
-            let cost = |prices: &quern_bindings::Prices| {
-                let part = |price: Amount, count: u128| price.units().saturating_mul(count);
-                let (jobs, items) = (items.div_ceil(self.batch.max(1)) as u128, items as u128);
-                let outputs = items.saturating_mul(self.ask.most_output().into());
-                part(prices.base, jobs)
-                    .saturating_add(part(prices.input, ids as u128))
-                    .saturating_add(part(prices.output, outputs))
-                    .saturating_add(part(prices.item, items))
-            };
-            let providers = facts.providers();
-            let listed = providers.iter().filter(|(address, _)| provider.is_none_or(|only| only == **address));
-            let cheapest = listed.filter_map(|(_, listed)| listed.prices.get(&self.model)).min_by_key(|prices| cost(prices));
-            let prices = cheapest.ok_or_else(|| {
-                let who = provider.map_or_else(|| "no provider lists".to_owned(), |provider| format!("provider {provider} does not list"));
-                let option = if self.ask == Ask::Embed { "--item-price" } else { "--output-price" };
-                Failure::new(
-                    format!("{who} a price for model {}", self.model),
-                    format!("offer one yourself with {option} AMOUNT; `quern provider list` shows who provides"),
-                )
-            })?;
-            [prices.base, prices.input, prices.output, prices.item]
+    /// The listings of providers who could take these jobs, the cheapest first: with a key that works and enough at stake. A listing alone is free, and
+    /// would let anybody spoil everybody's default price.
+    fn candidates<'p>(&self, providers: &'p BTreeMap<Address, Provider>, made: &[Item], parameters: &JobParameters) -> Vec<Candidate<'p>> {
+        let only = self.offer.provider;
+        let candidate = |(address, provider): (&Address, &'p Provider)| {
+            let prices = provider.prices.get(&self.model)?;
+            let terms = self.terms([prices.base, prices.input, prices.output, prices.item], 0);
+            let fees = made.chunks(self.batch.max(1)).map(|part| terms.max_cost(part, part.len(), &self.ask));
+            let dearest = fees.collect::<Result<Vec<_>, _>>().ok()?.into_iter().max()?;
+            let lock = parameters.lock(dearest).ok()?;
+            let cost = terms.max_cost(made, self.batch, &self.ask).ok()?;
+            (!provider.operator.is_zero() && provider.staked >= lock).then_some(Candidate { provider: *address, prices, lock, cost })
         };
-        Ok(Terms {
+        let mut candidates: Vec<_> =
+            providers.iter().filter(|(address, _)| only.is_none_or(|only| only == **address)).filter_map(candidate).collect();
+        candidates.sort_by_key(|candidate| candidate.cost);
+        candidates
+    }
+
+    /// The prices of the cheapest candidate whose stake is free now, else of the cheapest whose stake will be.
+    async fn cheapest(&self, candidates: &[Candidate<'_>], market: &Market) -> anyhow::Result<[Amount; 4]> {
+        let mut busy = None;
+        for candidate in candidates.iter().take(MOST_ASKED) {
+            let Prices { base, input, output, item } = *candidate.prices;
+            let held = market.balances(candidate.provider).await?;
+            if held.stake >= candidate.lock {
+                return Ok([base, input, output, item]);
+            }
+            if held.stake.checked_add(held.lock).is_some_and(|whole| whole >= candidate.lock) {
+                busy = busy.or(Some([base, input, output, item]));
+            }
+        }
+        let who = self.offer.provider.map_or_else(
+            || "no provider with enough at stake lists".to_owned(),
+            |provider| format!("provider {provider} does not list, with enough at stake,"),
+        );
+        let option = if self.ask == Ask::Embed { "--item-price" } else { "--output-price" };
+        let remedy = format!("offer one yourself with {option} AMOUNT; `quern provider list` shows who provides");
+        Ok(busy.ok_or_else(|| Failure::new(format!("{who} a price for model {}", self.model), remedy))?)
+    }
+
+    fn terms(&self, [base, input, output, item]: [Amount; 4], now: u64) -> Terms {
+        let Offer { ramp_floor_bps, ramp_secs, claim_within, deliver_within, provider, .. } = self.offer;
+        Terms {
             base_price: base,
             input_price: input,
             output_price: if self.ask == Ask::Embed { Amount::ZERO } else { output },
@@ -159,8 +186,19 @@ impl<'a> Request<'a> {
             claim_by: now.saturating_add(u64::from(*claim_within)),
             deliver_within: *deliver_within,
             designated: provider.unwrap_or_default(),
-        })
+        }
     }
+}
+
+/// A provider that could take the jobs, by its listing and what it has at stake.
+#[derive(Debug, PartialEq, Eq)]
+struct Candidate<'p> {
+    provider: Address,
+    prices: &'p Prices,
+    /// Stake that the dearest of the jobs locks.
+    lock: Amount,
+    /// What all jobs cost at most.
+    cost: Amount,
 }
 
 fn check_money(held: &quern_client::Balances, needed: Amount) -> Result<(), Failure> {
@@ -282,6 +320,46 @@ mod tests {
             bond: none,
             gas: U256::ONE,
         }
+    }
+
+    #[test]
+    fn free_listing_of_an_enemy_spoils_nobodys_price() {
+        let model = ModelId(B256::repeat_byte(7));
+        let units = Amount::from_units;
+        let prices = |item| Prices { base: units(0), input: units(0), output: units(0), item: units(item) };
+        let provider = |operator: u8, staked, item| Provider {
+            operator: Address::repeat_byte(operator),
+            staked: units(staked),
+            prices: [(model, prices(item))].into(),
+            ..Provider::default()
+        };
+        let honest = Address::repeat_byte(3);
+        let providers: BTreeMap<Address, Provider> = [
+            (Address::repeat_byte(1), provider(9, 0, 1)),
+            (Address::repeat_byte(2), provider(0, 1_000, 1)),
+            // Two items of 40 and a factor of 2: 160 to be locked.
+            (honest, provider(9, 160, 40)),
+            (Address::repeat_byte(4), provider(9, 159, 41)),
+        ]
+        .into();
+        let offer = Offer {
+            item_price: None,
+            input_price: None,
+            base_price: None,
+            max_price: None,
+            ramp_floor_bps: 10_000,
+            ramp_secs: 0,
+            claim_within: 600,
+            deliver_within: 600,
+            provider: None,
+        };
+        let request = Request { model, offer: &offer, output_price: None, batch: 2, ask: Ask::Embed, source: String::new() };
+        let parameters = JobParameters { challenge_window_secs: 1, min_lock: units(10), lock_factor_bps: 20_000, penalty_bps: 1 };
+        let item = Item { origin: quern_client::Origin { line: 1, part: 0, parts: 1 }, ids: vec![5] };
+        let made = [item.clone(), item.clone(), item];
+        let found = request.candidates(&providers, &made, &parameters);
+        let expected = Candidate { provider: honest, prices: &prices(40), lock: units(160), cost: units(120) };
+        assert_eq!(found, [expected]);
     }
 
     #[test]
