@@ -17,6 +17,7 @@ mod convert;
 mod divergence;
 mod error;
 mod fidelity;
+mod guard;
 mod package;
 mod prompt;
 mod reference;

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ModelError, source::Chat};
 
+/// Instructions of a template that are run for one prompt: many times what a long conversation needs, and a second at most.
+const MOST_STEPS: u64 = 10_000_000;
+
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -30,6 +33,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |text: String| -> Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
         });
+        environment.set_fuel(Some(MOST_STEPS));
         environment.set_unknown_method_callback(|_, value, method, arguments| python_method(value, method, arguments));
         environment.add_template_owned("chat", chat.template.clone()).map_err(failed)?;
         Ok(Self { environment, bos_token: chat.bos_token.clone(), eos_token: chat.eos_token.clone() })
@@ -95,4 +99,28 @@ fn python_method(value: &Value, method: &str, arguments: &[Value]) -> Result<Val
         }
         _ => return Err(unknown()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(text: &str) -> ChatTemplate {
+        ChatTemplate::new(&Chat { template: text.to_owned(), bos_token: None, eos_token: None }).expect("a template")
+    }
+
+    #[test]
+    fn template_of_an_enemy_that_never_ends_is_an_error() {
+        let endless =
+            "{% for a in range(90000) %}{% for b in range(90000) %}{% for c in range(90000) %}{{ c }}{% endfor %}{% endfor %}{% endfor %}";
+        assert!(matches!(template(endless).render(&[]), Err(ModelError::Template { .. })));
+    }
+
+    #[test]
+    fn long_conversation_is_well_within_the_steps() {
+        let messages = vec![Message { role: "user".into(), content: "hello".into() }; 2_000];
+        let text =
+            "{% for m in messages %}{% if m.role == 'user' %}[U]{{ m.content | trim }}{% else %}[A]{{ m.content }}{% endif %}{% endfor %}";
+        assert_eq!(template(text).render(&messages).expect("rendered").len(), 2_000 * 8);
+    }
 }

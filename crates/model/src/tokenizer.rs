@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::ModelError;
+use crate::{ModelError, guard::guarded};
 
 /// The tokenizer of a package or a model folder.
 pub struct Tokenizer {
@@ -13,7 +13,8 @@ impl Tokenizer {
     /// Reads a tokenizer.json, given its bytes; `path` is for messages.
     pub(crate) fn from_bytes(bytes: &[u8], path: &Path, vocabulary: u32) -> Result<Self, ModelError> {
         let refuse = |reason: String| ModelError::Tokenizer { path: path.to_owned(), reason };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| refuse(error.to_string()))?;
+        let inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(refuse)?;
+        let mut inner = inner.map_err(|error| refuse(error.to_string()))?;
         inner.with_truncation(None).map_err(|error| refuse(error.to_string()))?;
         inner.with_padding(None);
         let largest = inner.get_vocab(true).into_values().max();
@@ -28,8 +29,7 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenize`] if the tokenizer has no id for a part of the text and none for "unknown" either.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let encoding = self.inner.encode_fast(text, true).map_err(|error| ModelError::Tokenize { reason: error.to_string() })?;
-        Ok(encoding.get_ids().to_vec())
+        self.ids(text, true)
     }
 
     /// The ids of a text that has its special tokens in it already, as a rendered chat template does: none is put around it.
@@ -37,8 +37,14 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| ModelError::Tokenize { reason: error.to_string() })?;
-        Ok(encoding.get_ids().to_vec())
+        self.ids(text, false)
+    }
+
+    /// TRUST: the rules are a stranger's; some that load break on the first text.
+    fn ids(&self, text: &str, special: bool) -> Result<Vec<u32>, ModelError> {
+        let refuse = |reason: String| ModelError::Tokenize { reason };
+        let encoding = guarded(|| self.inner.encode_fast(text, special)).map_err(refuse)?;
+        Ok(encoding.map_err(|error| refuse(error.to_string()))?.get_ids().to_vec())
     }
 
     /// The text of ids that come one by one.
@@ -61,7 +67,8 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::Tokenize`] if the decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
-        self.inner.decode(ids, true).map_err(|error| ModelError::Tokenize { reason: error.to_string() })
+        let refuse = |reason: String| ModelError::Tokenize { reason };
+        guarded(|| self.inner.decode(ids, true)).map_err(refuse)?.map_err(|error| refuse(error.to_string()))
     }
 
     /// The one id put before each text, if the tokenizer puts any.
@@ -109,5 +116,26 @@ impl TextStream<'_> {
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Tokenizer({} ids)", self.inner.get_vocab_size(true))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn normalizer_of_an_enemy_that_breaks_its_library_is_an_error() {
+        let json = |normalizer: &str| {
+            format!(
+                r#"{{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":{normalizer},"pre_tokenizer":null,
+                "post_processor":null,"decoder":null,"model":{{"type":"WordLevel","vocab":{{"a":0}},"unk_token":"a"}}}}"#
+            )
+        };
+        let read = |normalizer: &str| Tokenizer::from_bytes(json(normalizer).as_bytes(), Path::new("tokenizer.json"), 1);
+        assert_eq!(read("null").expect("sound").encode("a").expect("sound"), [0]);
+        // A map of characters whose trie has no node.
+        let error =
+            read(r#"{"type":"Precompiled","precompiled_charsmap":"AAAAAA=="}"#).and_then(|broken| broken.encode("a")).expect_err("no trie");
+        assert!(matches!(error, ModelError::Tokenize { .. } | ModelError::Tokenizer { .. }), "{error}");
     }
 }

@@ -245,6 +245,25 @@ fn files_of_other_arithmetic_and_broken_ones_are_refused() {
         let error = pair.import(&pair.gguf(), "out").expect_err("a truncated file");
         assert!(matches!(error, ModelError::Gguf { .. } | ModelError::Read { .. }), "{length}: {error}");
     }
+    for alignment in [Value::U32(0), Value::U8(0), Value::I32(0)] {
+        let mut fields = metadata("llama", "gpt2");
+        fields.push(("general.alignment".to_owned(), alignment));
+        write(&pair.gguf(), &fields, &tensors, |_| GgmlDType::F32);
+        let error = pair.import(&pair.gguf(), "out").expect_err("an alignment that an enemy set to 0");
+        assert!(matches!(error, ModelError::Gguf { .. }), "{error}");
+    }
+    // The offset of an enemy's tensor, which stands behind its name, dimensions and type.
+    let name = b"blk.1.ffn_up.weight";
+    let at = whole.windows(name.len()).position(|window| window == name).unwrap() + name.len();
+    let dims = u32::from_le_bytes(whole[at..at + 4].try_into().unwrap()) as usize;
+    let offset = at + 4 + 8 * dims + 4;
+    for beyond in [u64::MAX, u64::MAX / 2, whole.len() as u64] {
+        let mut bytes = whole.clone();
+        bytes[offset..offset + 8].copy_from_slice(&beyond.to_le_bytes());
+        fs::write(pair.gguf(), bytes).unwrap();
+        let error = pair.import(&pair.gguf(), "out").expect_err("a tensor beyond the file").to_string();
+        assert!(error.contains("beyond the end of the file"), "{beyond}: {error}");
+    }
     let mut missing = tensors;
     missing.remove("blk.1.ffn_up.weight");
     write(&pair.gguf(), &metadata("llama", "gpt2"), &missing, |_| GgmlDType::F32);

@@ -20,7 +20,7 @@ use candle_core::{
 };
 
 use super::{Chat, Floats, Rope, Scaling, TensorSource, decoder::DecoderConfig};
-use crate::{ModelError, convert::Decimal};
+use crate::{ModelError, convert::Decimal, guard::guarded};
 use quern_exact::header;
 
 /// Fields of an architecture that no arithmetic depends on, or that the tensors say too.
@@ -42,8 +42,9 @@ impl Gguf {
     /// Reads everything but the tensors.
     pub(crate) fn open(path: &Path) -> Result<Self, ModelError> {
         let file = File::open(path).map_err(ModelError::read(path))?;
-        let content = Content::read(&mut BufReader::new(file))
-            .map_err(|error| ModelError::Gguf { path: path.to_owned(), reason: first_line(&error) })?;
+        let refuse = |reason: String| ModelError::Gguf { path: path.to_owned(), reason };
+        // An alignment of 0 is one that candle divides by.
+        let content = guarded(|| Content::read(&mut BufReader::new(file))).map_err(refuse)?.map_err(|error| refuse(first_line(&error)))?;
         let mut gguf = Self {
             path: path.to_owned(),
             metadata: content.metadata,
@@ -295,9 +296,17 @@ impl TensorSource for Gguf {
         }
         let bytes = stored / block * size;
         let mut file = File::open(&self.path).map_err(ModelError::read(&self.path))?;
+        let length = file.metadata().map_err(ModelError::read(&self.path))?.len();
+        let whole = expected.iter().try_fold(1usize, |product, n| product.checked_mul(*n)).and_then(|n| (n / block).checked_mul(size));
+        let begin = self.data.checked_add(info.offset);
+        // Before anything is allocated by what the file says of itself.
+        let Some(begin) = begin.filter(|begin| whole.and_then(|whole| begin.checked_add(whole as u64)).is_some_and(|end| end <= length))
+        else {
+            return Err(ModelError::Gguf { path: self.path.clone(), reason: format!("tensor {name} reaches beyond the end of the file") });
+        };
         let mut read = |row: usize| {
             let mut raw = vec![0; bytes];
-            let start = self.data + info.offset + (row * bytes) as u64;
+            let start = begin + (row * bytes) as u64;
             file.seek(SeekFrom::Start(start)).and_then(|_| file.read_exact(&mut raw)).map_err(ModelError::read(&self.path))?;
             let tensor: QTensor = qtensor_from_ggml(info.ggml_dtype, &raw, vec![stored], &Device::Cpu).map_err(failed)?;
             tensor.dequantize(&Device::Cpu).and_then(|tensor| tensor.flatten_all()?.to_vec1::<f32>()).map_err(failed)
