@@ -13,11 +13,13 @@ use super::{
 use crate::{
     Error, Result,
     open::Database,
-    value::{Reader, counted, integer},
+    value::{Reader, counted, integer, wide},
 };
 
 /// Most events that a job's history holds; every one of them costs its author a bond or moves the job.
 const MOST_EVENTS: i64 = 1_000;
+/// Most providers whose listings are looked for, by stake.
+const MOST_STAKED: i64 = 4_096;
 /// Most skipped completions that a job's history holds.
 const MOST_SKIPPED: i64 = 5;
 
@@ -191,17 +193,21 @@ impl Snapshot {
         self.many(query).await
     }
 
-    /// What is asked for a model, at most `limit`: those with the most stake first, because anybody may list a price.
+    /// What is asked for a model by providers who have stake, at most `limit`: those with the most stake first. Anybody may list a price for nothing, so
+    /// the way leads from the stake to the listing; of those who staked, the first few thousand are looked at.
     ///
     /// # Errors
     /// The database fails or holds what we never write.
     pub async fn prices_of_model(&mut self, model: ModelId, limit: u32) -> Result<Vec<Price>> {
-        let mut query = QueryBuilder::<Sqlite>::new(
-            "SELECT price.* FROM price LEFT JOIN balance ON balance.account = price.provider AND balance.bucket = 'Stake' WHERE price.model_id = ",
-        );
+        let mut query =
+            QueryBuilder::<Sqlite>::new("SELECT price.* FROM (SELECT account, amount FROM balance WHERE bucket = 'Stake' AND amount > ");
         query
+            .push_bind(wide(0))
+            .push(" ORDER BY amount DESC, account DESC LIMIT ")
+            .push_bind(MOST_STAKED)
+            .push(") AS staked CROSS JOIN price WHERE price.provider = staked.account AND price.model_id = ")
             .push_bind(model.0.to_vec())
-            .push(" ORDER BY COALESCE(balance.amount, '') DESC, price.provider LIMIT ")
+            .push(" ORDER BY staked.amount DESC, staked.account DESC LIMIT ")
             .push_bind(i64::from(limit));
         self.many(query).await
     }
