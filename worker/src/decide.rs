@@ -47,7 +47,9 @@ pub(crate) struct Question<'a> {
     pub(crate) is_operator: bool,
     /// The model.
     pub(crate) model: ModelState,
-    /// What we ask for it; `None`: the provider takes no jobs of this model.
+    /// Share of the fee that goes to the model's publisher, in 1/10,000.
+    pub(crate) royalty_bps: u16,
+    /// What we ask for it, after the royalty; `None`: the provider takes no jobs of this model.
     pub(crate) prices: Option<Prices>,
     /// Terms of the deployment.
     pub(crate) parameters: &'a JobParameters,
@@ -110,9 +112,9 @@ pub enum Refusal {
     KindNotOfModel,
     /// No price is configured for the model.
     NoPrice,
-    /// Even the client's maximum is below our price.
+    /// Even the client's maximum is below our price, once the publisher has had its royalty.
     PriceTooLow {
-        /// The client's maximum for this job.
+        /// The client's maximum for this job, less the royalty.
         offered: Amount,
         /// What we ask.
         asked: Amount,
@@ -221,7 +223,7 @@ impl fmt::Display for Refusal {
             Self::ModelNotHeld => f.write_str("its model is not held here: import the package and name it with --package"),
             Self::KindNotOfModel => f.write_str("its kind is not what the model's family does"),
             Self::NoPrice => f.write_str("no price is set for its model: set one in the worker's configuration"),
-            Self::PriceTooLow { offered, asked } => write!(f, "it pays at most {offered} units, we ask {asked}"),
+            Self::PriceTooLow { offered, asked } => write!(f, "it pays at most {offered} units after the royalty, we ask {asked}"),
             Self::RisesTooLate { pays_at, claim_by } => {
                 write!(f, "its price reaches ours at {pays_at}, after the last second to claim, {claim_by}")
             }
@@ -279,7 +281,7 @@ fn judge(q: &Question<'_>) -> Result<Decision, Refusal> {
     if q.now > spec.claim_by {
         return Err(Refusal::ClaimTimeOver { claim_by: spec.claim_by });
     }
-    let pays_at = earliest_paying_second(spec, q.posted_at, &q.prices.ok_or(Refusal::NoPrice)?)?;
+    let pays_at = earliest_paying_second(spec, q.posted_at, &q.prices.ok_or(Refusal::NoPrice)?, q.royalty_bps)?;
     if pays_at > spec.claim_by {
         return Err(Refusal::RisesTooLate { pays_at, claim_by: spec.claim_by });
     }
@@ -322,14 +324,15 @@ fn judge(q: &Question<'_>) -> Result<Decision, Refusal> {
     })
 }
 
-/// The first second in which a claim fixes a price that is at least ours, whatever length the output will have.
+/// The first second in which a claim fixes a price that leaves us at least what we ask, whatever length the output will have.
 ///
-/// The price is what the client pays: the publisher's royalty comes out of it, so a price list must cover it. Both are linear in the output's length, so
-/// a price that suffices for none and for the most suffices for every length between.
+/// What is compared is what the contract pays the provider: the fee less the publisher's royalty. Anybody can register a package that we hold under any
+/// royalty, so what the client pays says nothing. Fee and ask are linear in the output's length, so a price that suffices for none and for the most
+/// suffices for every length between. ROUNDING: where there is a royalty, fee and royalty are each rounded, and between the two ends one unit may be missing.
 ///
 /// # Errors
 /// [`Refusal::PriceTooLow`] where even the maximum is below our price.
-pub(crate) fn earliest_paying_second(spec: &JobSpec, posted_at: u64, prices: &Prices) -> Result<u64, Refusal> {
+pub(crate) fn earliest_paying_second(spec: &JobSpec, posted_at: u64, prices: &Prices, royalty_bps: u16) -> Result<u64, Refusal> {
     let malformed = |fault: SpecError| Refusal::Malformed { fault: fault.to_string() };
     // Our own price in the words of a job, so that one formula serves both sides.
     let ours = JobSpec {
@@ -344,12 +347,13 @@ pub(crate) fn earliest_paying_second(spec: &JobSpec, posted_at: u64, prices: &Pr
     for output_len in [0, most_output] {
         // A price of ours past 96 bits is more than any job can pay.
         let asked = ours.fee(output_len, 10_000).unwrap_or(Amount::from_units(u128::MAX));
-        let offered = spec.fee(output_len, 10_000).map_err(malformed)?;
+        let paid = |price_bps: u16| spec.fee(output_len, price_bps).map(|fee| less_royalty(fee, royalty_bps)).map_err(malformed);
+        let offered = paid(10_000)?;
         if offered < asked {
             return Err(Refusal::PriceTooLow { offered, asked });
         }
-        // INVARIANT: the price never falls, so the seconds that pay are an interval that ends at infinity.
-        let pays = |second: u64| spec.fee(output_len, spec.price_bps(posted_at, second)).map(|fee| fee >= asked).map_err(malformed);
+        // INVARIANT: neither the price nor what a royalty leaves of it ever falls, so the seconds that pay are an interval that ends at infinity.
+        let pays = |second: u64| paid(spec.price_bps(posted_at, second)).map(|paid| paid >= asked);
         let (mut low, mut high) = (posted_at, posted_at.saturating_add(spec.ramp_secs.into()));
         while low < high {
             let middle = low + (high - low) / 2;
@@ -362,6 +366,11 @@ pub(crate) fn earliest_paying_second(spec: &JobSpec, posted_at: u64, prices: &Pr
         pays_at = pays_at.max(low);
     }
     Ok(pays_at)
+}
+
+/// What a fee leaves to the provider. ROUNDING: the royalty goes down, as in the contract (PROTOCOL, section 3).
+fn less_royalty(fee: Amount, royalty_bps: u16) -> Amount {
+    fee.saturating_sub(fee.bps_floor(royalty_bps).unwrap_or(fee))
 }
 
 #[cfg(test)]
@@ -410,6 +419,7 @@ mod tests {
             provider: Address::repeat_byte(7),
             is_operator: true,
             model: ModelState::Ready { kind: JobKind::Embed },
+            royalty_bps: 0,
             prices: Some(Prices { base: Amount::from_units(1_000), ..Prices::default() }),
             parameters: &PARAMETERS,
             free_stake: Amount::from_units(4_200),
@@ -489,6 +499,22 @@ mod tests {
     }
 
     #[test]
+    fn royalty_that_a_stranger_registered_does_not_come_out_of_what_we_ask() {
+        let base = spec();
+        let asks = |units| Some(Prices { base: Amount::from_units(units), ..Prices::default() });
+        // The client pays 2,100 at most, and a royalty of 50 % leaves 1,050.
+        let thief = |prices| Question { royalty_bps: 5_000, prices, ..question(&base) };
+        assert_eq!(decide(&thief(asks(1_050))), Decision::Claim);
+        let [offered, asked] = [1_050, 1_051].map(Amount::from_units);
+        assert_eq!(decide(&thief(asks(1_051))), Decision::Refuse(Refusal::PriceTooLow { offered, asked }));
+        assert_eq!(decide(&Question { royalty_bps: 0, ..thief(asks(1_051)) }), Decision::Claim);
+        // After 98 seconds the fee is 2,079: 2.5 % of it are 51.975, of which 51 are taken, and 2,028 are left.
+        let fair = |now| Question { royalty_bps: 250, now, prices: asks(2_028), ..question(&base) };
+        assert_eq!(decide(&fair(1_097)), Decision::WaitUntil(1_098));
+        assert_eq!(decide(&fair(1_098)), Decision::Claim);
+    }
+
+    #[test]
     fn time_that_just_suffices_is_enough() {
         let base = spec();
         assert_eq!(decide(&Question { input: taking(40_000), ..question(&base) }), Decision::Claim);
@@ -512,6 +538,7 @@ mod tests {
         #[test]
         fn earliest_second_pays_and_the_one_before_does_not(
             floor in 1u16..=10_000, ramp in 0u32..5_000, ask in 0u128..3_000, per_output in 0u128..50, most in 0u32..100,
+            royalty_bps in prop_oneof![Just(0u16), 0u16..=5_000],
         ) {
             let spec = JobSpec {
                 kind: if most == 0 { JobKind::Embed } else { JobKind::Generate },
@@ -523,13 +550,18 @@ mod tests {
             };
             let prices = Prices { base: Amount::from_units(ask), output: Amount::from_units(per_output), ..Prices::default() };
             let asked = |out: u64| ask + per_output * u128::from(out);
-            let outputs: Vec<u64> = (0..=u64::from(most) * 3).collect();
-            let pays = |second| outputs.iter().all(|&out| {
-                spec.fee(out, spec.price_bps(1_000, second)).expect("fits").units() >= asked(out)
-            });
-            match earliest_paying_second(&spec, 1_000, &prices) {
+            let longest = u64::from(most) * 3;
+            // What the contract pays: the fee, rounded down, less the royalty, rounded down.
+            let paid = |out: u64, second| {
+                let fee = spec.fee(out, spec.price_bps(1_000, second)).expect("fits").units();
+                fee - fee * u128::from(royalty_bps) / 10_000
+            };
+            let pays = |second| [0, longest].iter().all(|&out| paid(out, second) >= asked(out));
+            match earliest_paying_second(&spec, 1_000, &prices, royalty_bps) {
                 Ok(second) => {
                     prop_assert!(pays(second));
+                    let rounded = u128::from(royalty_bps > 0);
+                    prop_assert!((0..=longest).all(|out| paid(out, second) + rounded >= asked(out)));
                     prop_assert!(second == 1_000 || !pays(second - 1));
                 }
                 Err(Refusal::PriceTooLow { .. }) => prop_assert!(!pays(u64::MAX)),

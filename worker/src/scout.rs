@@ -256,16 +256,18 @@ impl Scout {
     ) -> Decision {
         let desk = &self.desk;
         let held = desk.held(spec.model_id);
-        let (model, is_operator, listing) = {
+        let (model, royalty_bps, is_operator, listing) = {
             let view = desk.watch.view();
-            let model = match view.model(spec.model_id) {
+            let registered = view.model(spec.model_id);
+            let model = match registered {
                 None => ModelState::Unregistered,
                 Some(model) => match (held.as_ref(), quern_types::JobKind::try_from(model.family)) {
                     (Some(_), Ok(kind)) => ModelState::Ready { kind },
                     _ => ModelState::NotHeld,
                 },
             };
-            (model, view.operator() == desk.config.operator.address(), view.listing(spec.model_id))
+            let royalty_bps = registered.map_or(0, |model| model.royalty_bps);
+            (model, royalty_bps, view.operator() == desk.config.operator.address(), view.listing(spec.model_id))
         };
         decide(&Question {
             spec,
@@ -274,6 +276,7 @@ impl Scout {
             provider: desk.config.provider,
             is_operator,
             model,
+            royalty_bps,
             prices: desk.config.prices.get(&spec.model_id).copied().or(listing).or(desk.config.default_prices),
             parameters: &desk.parameters,
             free_stake,

@@ -39,6 +39,8 @@ pub(crate) struct JobView {
 pub(crate) struct ModelView {
     pub(crate) package: PackageRoot,
     pub(crate) family: u8,
+    /// Share of each fee that goes to the publisher, in 1/10,000. The model's id binds it.
+    pub(crate) royalty_bps: u16,
 }
 
 /// The chain from one provider's side.
@@ -175,7 +177,8 @@ impl View {
             Event::ModelRegistered { model_id, package_root, publisher, family, registration, .. }
                 if quern_commit::model::model_id(*package_root, *publisher, registration.royalty_bps) == *model_id =>
             {
-                let before = self.models.insert(*model_id, ModelView { package: *package_root, family: *family });
+                let model = ModelView { package: *package_root, family: *family, royalty_bps: registration.royalty_bps };
+                let before = self.models.insert(*model_id, model);
                 self.undo.push_back((number, Undo::Model(*model_id, before)));
             }
             Event::OperatorChanged { provider, operator } if *provider == self.provider => {
