@@ -37,10 +37,10 @@ impl Tale {
         Self { story, package, model }
     }
 
-    /// The provider's worker with this model, at a price per output id.
+    /// The provider's worker with this model, at a price per output id that the royalty leaves it.
     fn worker(&self, more: &[&str]) -> Daemon {
         let Story { owner, operator, client, .. } = &self.story;
-        let fixed = ["worker", "run", "--provider", &owner.address, "--package", &self.package, "--price-output", "0.0001"];
+        let fixed = ["worker", "run", "--provider", &owner.address, "--package", &self.package, "--price-output", "0.00005"];
         let args = [fixed.as_slice(), &["--gateway", &client.gateway], more].concat();
         let mut worker = operator.spawn(&args).unwrap();
         worker.wait_for_line("worker.ready", PATIENCE).unwrap();

@@ -30,7 +30,7 @@ const BLOCK_TIMEOUT_MS: u64 = 30_000;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Price and time")]
 pub struct Offer {
-    /// Most that is paid per item, in whole tokens; without any price the cheapest listing for the model is offered
+    /// Most that is paid per item, in whole tokens; without any price the cheapest listing for the model is offered, with the publisher's royalty on top
     #[arg(long, value_name = "AMOUNT", value_parser = args::price)]
     item_price: Option<Amount>,
     /// Most per input id

@@ -69,13 +69,16 @@ pub enum Command {
         #[arg(long, value_name = "ADDRESS", value_parser = args::address)]
         provider: Option<Address>,
     },
-    /// List prices for a model: what is asked, at least. A part that is left out is 0
-    #[command(after_long_help = "A job of N items with I input ids and O output ids costs base + I x input + O x output + N x item.
+    /// List prices for a model: what the provider is to get, at least. A part that is left out is 0
+    #[command(
+        after_long_help = "For a job of N items with I input ids and O output ids: base + I x input + O x output + N x item. The publisher's royalty comes out of what
+the client pays, so a client pays more than that.
 
 Example:
   quern provider price 0x5f… --base 0.01 --item 0.001
 
-JSON: {\"modelId\",\"base\",\"input\",\"output\",\"item\",\"tx\",\"block\",\"gasUsed\",\"cost\"}")]
+JSON: {\"modelId\",\"base\",\"input\",\"output\",\"item\",\"tx\",\"block\",\"gasUsed\",\"cost\"}"
+    )]
     Price {
         /// The model, see `quern model list`
         model: ModelId,

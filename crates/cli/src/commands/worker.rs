@@ -31,6 +31,7 @@ Exit code 1 where no worker ever ran with this --home."
 const RUN_HELP: &str = "The key is the operator's: it claims, signs and pays gas, and can move none of the provider's money. Give it to one worker only.
 Every step is in a journal: kill the worker anywhere, start it again, and it goes on.
 It takes jobs at the prices that the provider has listed on the chain (`quern provider price`), or at the --price-… given here; without either it takes none.
+Prices are what is left of a fee when the model's publisher has had its royalty: anybody can register a package again, under another royalty.
 Gas comes from the operator's own coin: send it some.
 
 Example:

@@ -106,10 +106,14 @@ impl<'a> Request<'a> {
     /// # Errors
     /// No price, too high a price, too little money, a batch out of bounds.
     pub(crate) async fn plan(self, made: Vec<Item>, facts: &Facts, market: &Market, account: Address) -> anyhow::Result<Plan<'a>> {
+        if made.iter().all(|item| item.ids.is_empty()) {
+            return Err(ClientError::NoText.into());
+        }
         let jobs = batches(&made, self.batch)?.len();
         let parameters = market.parameters().await?.job;
         let providers = facts.providers();
-        let candidates = self.candidates(&providers, &made, &parameters);
+        let royalty_bps = facts.models().get(&self.model).map_or(0, |model| model.royalty_bps);
+        let candidates = self.candidates(&providers, &made, &parameters, royalty_bps);
         let listings = candidates.len();
         let now = facts.last().map_or(0, |block| block.timestamp);
         let ids = made.iter().map(|item| item.ids.len()).sum();
@@ -135,11 +139,12 @@ impl<'a> Request<'a> {
 
     /// The listings of providers who could take these jobs, the cheapest first: with a key that works and enough at stake. A listing alone is free, and
     /// would let anybody spoil everybody's default price.
-    fn candidates<'p>(&self, providers: &'p BTreeMap<Address, Provider>, made: &[Item], parameters: &JobParameters) -> Vec<Candidate<'p>> {
+    fn candidates(&self, providers: &BTreeMap<Address, Provider>, made: &[Item], parameters: &JobParameters, royalty_bps: u16) -> Vec<Candidate> {
         let only = self.offer.provider;
-        let candidate = |(address, provider): (&Address, &'p Provider)| {
-            let prices = provider.prices.get(&self.model)?;
-            let terms = self.terms([prices.base, prices.input, prices.output, prices.item], 0);
+        let candidate = |(address, provider): (&Address, &Provider)| {
+            let listed = provider.prices.get(&self.model)?;
+            let prices = [listed.base, listed.input, listed.output, listed.item].map(|price| with_royalty(price, royalty_bps));
+            let terms = self.terms(prices, 0);
             let fees = made.chunks(self.batch.max(1)).map(|part| terms.max_cost(part, part.len(), &self.ask));
             let dearest = fees.collect::<Result<Vec<_>, _>>().ok()?.into_iter().max()?;
             let lock = parameters.lock(dearest).ok()?;
@@ -153,16 +158,15 @@ impl<'a> Request<'a> {
     }
 
     /// The prices of the cheapest candidate whose stake is free now, else of the cheapest whose stake will be.
-    async fn cheapest(&self, candidates: &[Candidate<'_>], market: &Market) -> anyhow::Result<[Amount; 4]> {
+    async fn cheapest(&self, candidates: &[Candidate], market: &Market) -> anyhow::Result<[Amount; 4]> {
         let mut busy = None;
         for candidate in candidates.iter().take(MOST_ASKED) {
-            let Prices { base, input, output, item } = *candidate.prices;
             let held = market.balances(candidate.provider).await?;
             if held.stake >= candidate.lock {
-                return Ok([base, input, output, item]);
+                return Ok(candidate.prices);
             }
             if held.stake.checked_add(held.lock).is_some_and(|whole| whole >= candidate.lock) {
-                busy = busy.or(Some([base, input, output, item]));
+                busy = busy.or(Some(candidate.prices));
             }
         }
         let who = self.offer.provider.map_or_else(
@@ -192,13 +196,20 @@ impl<'a> Request<'a> {
 
 /// A provider that could take the jobs, by its listing and what it has at stake.
 #[derive(Debug, PartialEq, Eq)]
-struct Candidate<'p> {
+struct Candidate {
     provider: Address,
-    prices: &'p Prices,
+    /// Per job, input id, output id and item: its listing, with the publisher's royalty on top.
+    prices: [Amount; 4],
     /// Stake that the dearest of the jobs locks.
     lock: Amount,
     /// What all jobs cost at most.
     cost: Amount,
+}
+
+/// What a client pays so that a provider gets `price` after the royalty. ROUNDING: up.
+fn with_royalty(price: Amount, royalty_bps: u16) -> Amount {
+    let kept = 10_000u128.saturating_sub(royalty_bps.into()).max(1);
+    Amount::from_units(price.units().saturating_mul(10_000).div_ceil(kept))
 }
 
 fn check_money(held: &quern_client::Balances, needed: Amount) -> Result<(), Failure> {
@@ -357,9 +368,21 @@ mod tests {
         let parameters = JobParameters { challenge_window_secs: 1, min_lock: units(10), lock_factor_bps: 20_000, penalty_bps: 1 };
         let item = Item { origin: quern_client::Origin { line: 1, part: 0, parts: 1 }, ids: vec![5] };
         let made = [item.clone(), item.clone(), item];
-        let found = request.candidates(&providers, &made, &parameters);
-        let expected = Candidate { provider: honest, prices: &prices(40), lock: units(160), cost: units(120) };
+        let found = request.candidates(&providers, &made, &parameters, 0);
+        let expected = Candidate { provider: honest, prices: [0, 0, 0, 40].map(units), lock: units(160), cost: units(120) };
         assert_eq!(found, [expected]);
+    }
+
+    #[test]
+    fn listing_with_the_royalty_on_top_leaves_the_provider_what_it_lists() {
+        for listed in [0, 1, 3, 9_999, 10_001, Amount::ONE_TOKEN.units(), (1 << 95) - 1] {
+            for royalty_bps in [0, 1, 250, 3_333, 5_000] {
+                let left = |paid: u128| paid - paid * u128::from(royalty_bps) / 10_000;
+                let paid = with_royalty(Amount::from_units(listed), royalty_bps).units();
+                assert!(left(paid) >= listed && paid <= 2 * listed, "{listed} at {royalty_bps}");
+            }
+        }
+        assert_eq!(with_royalty(Amount::from_units(975), 250).units(), 1_000);
     }
 
     #[test]
