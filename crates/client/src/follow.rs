@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use quern_bindings::{Prices, QuernEvent};
 use quern_chain::{BlockSource, Event, EventStream, Severity, Start, Step, StreamConfig, deployment::Deployment};
+use quern_commit::model::model_id;
 use quern_types::{Address, Amount, B256, BlockRef, Domain, Head, Heads, JobId, JobSpec, JobState, ModelId, PackageRoot, Receipt};
 use serde::Serialize;
 
@@ -235,8 +236,11 @@ impl Facts {
             | E::StakeAdded { .. }
             | E::UnbondingStarted { .. }
             | E::UnbondingCancelled { .. }
-            | E::ModelRegistered { .. }
             | E::PackageAnnounced { .. } => true,
+            // TRUST: a node that shows another package, publisher or royalty under a model's id shows no model.
+            E::ModelRegistered { model_id: id, package_root, publisher, registration, .. } => {
+                model_id(*package_root, *publisher, registration.royalty_bps) == *id
+            }
             E::JobPosted { job_id, client, spec, .. } => {
                 let ours = match &self.scope {
                     Scope::None => false,
@@ -558,6 +562,35 @@ mod tests {
         facts.take(batch(1, posted(id, JobSpec { base_price: Amount::from_units(1), ..spec(1) })));
         facts.take(batch(2, claimed(id)));
         assert_eq!(facts.job(id), None);
+    }
+
+    #[test]
+    fn node_that_shows_another_package_or_royalty_under_an_id_shows_no_model() {
+        let (package, publisher) = (PackageRoot(B256::repeat_byte(3)), CLIENT);
+        let id = model_id(package, publisher, 250);
+        let registered = |package_root: PackageRoot, royalty_bps: u16| QuernEvent::ModelRegistered {
+            model_id: id,
+            publisher,
+            package_root,
+            family: 1,
+            macs_per_token: 1,
+            registration: Box::new(quern_bindings::Registration {
+                header: vec![0; 160],
+                weights_root: B256::ZERO,
+                tokenizer_hash: B256::ZERO,
+                royalty_bps,
+                package_codec: 0x55,
+                package_digest: B256::ZERO,
+                name: "model".into(),
+                tags: String::new(),
+            }),
+        };
+        let mut facts = Facts::new(DOMAIN, Scope::None);
+        facts.take(batch(1, registered(PackageRoot(B256::repeat_byte(4)), 250)));
+        facts.take(batch(2, registered(package, 0)));
+        assert!(facts.models().is_empty());
+        facts.take(batch(3, registered(package, 250)));
+        assert_eq!(facts.models().get(&id).map(|model| (model.package, model.royalty_bps)), Some((package, 250)));
     }
 
     #[test]

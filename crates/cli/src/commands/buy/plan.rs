@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use quern_bindings::Prices;
 use quern_client::{
     Actor, Ask, ClientError, Facts, Item, Market, PlannedJob, PreparedInput, Provider, Run, RunJournal, Terms, batches, fetch_package,
     job_spec, salt, with_id,
@@ -315,6 +314,8 @@ impl Plan<'_> {
 mod tests {
     use quern_client::Balances;
     use quern_types::U256;
+
+    use quern_bindings::Prices;
 
     use super::*;
 
