@@ -7,6 +7,7 @@ use alloy_primitives::{
 use quern_types::{
     Amount, ContentId, ContentIdError, EnergyMethod, JobId, JobKind, JobParameters, JobSpec, JobState, ModelId, Move, Receipt, UnknownCode,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::abi::{IModelRegistry, IProviderRegistry, JobMarket, Ledger};
 
@@ -51,9 +52,11 @@ pub struct JobRecord {
 }
 
 /// Every parameter of a `JobMarket`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct MarketParameters {
     /// Those that a client or provider computes with.
+    #[serde(flatten)]
     pub job: JobParameters,
     /// Seconds by which a demand for data extends the window.
     pub extension_secs: u32,

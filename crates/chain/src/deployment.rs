@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use alloy::primitives::{Address, B256};
+use quern_bindings::MarketParameters;
 use quern_types::Domain;
 use serde::{Deserialize, Serialize};
 
@@ -96,8 +97,7 @@ pub struct Contracts {
     pub ledger: Contract,
 }
 
-/// What `deployments/<chain>.json` says and a program needs. The file also records how the contracts were configured, for people; a program reads that
-/// from the contracts.
+/// What `deployments/<chain>.json` says and a program needs. The file also records how else the contracts were configured, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Deployment {
@@ -107,6 +107,10 @@ pub struct Deployment {
     pub from_block: u64,
     /// The contracts.
     pub contracts: Contracts,
+    /// Whether the token is our `QuernToken`, deployed with the others, and not an ERC-20 that was there before.
+    pub token_deployed: bool,
+    /// Parameters of the market. They are in its code, and so in its code hash: who trusts this file need not believe a node about them.
+    pub parameters: MarketParameters,
 }
 
 impl Deployment {

@@ -111,7 +111,13 @@ fn deployment_is_compared_with_the_chain_contract_by_contract() {
     let contract = json!({ "address": ECHO, "codeHash": keccak256(node::ECHO_CODE) });
     let names = ["QuernToken", "Guardian", "ModelRegistry", "JobMarket", "ProviderRegistry", "Ledger"];
     let contracts: serde_json::Map<String, Value> = names.iter().map(|name| ((*name).to_owned(), contract.clone())).collect();
-    let file = json!({ "chainId": 901, "fromBlock": 0, "contracts": contracts, "disputeGame": ECHO, "parameters": {} });
+    let parameters = json!({
+        "challengeWindowSecs": 4, "extensionSecs": 5, "maxGameSecs": 0, "minLock": "1000000000000000000", "lockFactorBps": 20000,
+        "penaltyBps": 1000, "challengerShareBps": 3000, "clientShareBps": 2000,
+    });
+    let file = json!({
+        "chainId": 901, "fromBlock": 0, "contracts": contracts, "tokenDeployed": true, "disputeGame": ECHO, "parameters": parameters,
+    });
     let read = |file: &Value| {
         let path = devnet.folder().join("deployment.json");
         std::fs::write(&path, file.to_string()).unwrap();
@@ -123,7 +129,9 @@ fn deployment_is_compared_with_the_chain_contract_by_contract() {
         node::runtime().block_on(soon(deployment.verify(&client)))
     };
     check(file.clone()).unwrap();
-    assert_eq!(read(&file).unwrap().first_block(), 1);
+    let found = read(&file).unwrap();
+    assert_eq!((found.first_block(), found.token_deployed, found.parameters.extension_secs), (1, true, 5));
+    assert_eq!(found.parameters.job.min_lock, quern_types::Amount::ONE_TOKEN);
 
     let mut other = file.clone();
     other["contracts"]["Ledger"]["codeHash"] = json!(B256::ZERO);
@@ -139,6 +147,13 @@ fn deployment_is_compared_with_the_chain_contract_by_contract() {
     elsewhere["chainId"] = json!(10);
     let error = check(elsewhere).unwrap_err();
     assert!(matches!(error, Error::Deployment(DeploymentError::OtherChain { expected: 10, actual: 901 })), "{error}");
+
+    for field in ["minLock", "clientShareBps"] {
+        let mut without = file.clone();
+        without["parameters"].as_object_mut().unwrap().remove(field);
+        let error = read(&without).unwrap_err();
+        assert!(error.to_string().contains(field), "{error}");
+    }
 
     let mut cut = file;
     cut["contracts"].as_object_mut().unwrap().remove("JobMarket");

@@ -83,8 +83,10 @@ async fn examine(
     if let Some(expected) = audit.block_hash.filter(|hash| *hash != block.hash) {
         return Ok(Some(of_block(block, "hash of the block", format!("{expected:?}"), format!("{:?}", block.hash))));
     }
-    let answer = client.call(deployment.contracts.job_market.address, &JobMarket::parametersCall {}, At::Block(block.hash)).await?;
-    let terms = Terms { domain: deployment.domain(), ledger: verdict.ledger, parameters: MarketParameters::from(&answer) };
+    if let Some(difference) = parameters(client, deployment, block).await? {
+        return Ok(Some(difference));
+    }
+    let terms = Terms { domain: deployment.domain(), ledger: verdict.ledger, parameters: deployment.parameters };
     let events = match history(client, deployment, block).await? {
         Ok(events) => events,
         Err(difference) => return Ok(Some(difference)),
@@ -106,6 +108,14 @@ async fn examine(
         ));
     }
     prove(client, deployment, audit, &replay, &tips, verdict).await
+}
+
+/// Whether the node reads the market's parameters as the deployment file has them. TRUST: the file; a read without a proof decides nothing else.
+async fn parameters(client: &Client, deployment: &Deployment, block: BlockRef) -> Result<Option<Difference>> {
+    let answer = client.call(deployment.contracts.job_market.address, &JobMarket::parametersCall {}, At::Block(block.hash)).await?;
+    let (expected, found) = (deployment.parameters, MarketParameters::from(&answer));
+    let what = "parameters of the market, by the deployment file";
+    Ok((found != expected).then(|| of_block(block, what, format!("{expected:?}"), format!("{found:?}"))))
 }
 
 fn replay_all(terms: Terms, events: &[Logged]) -> (Replay, Vec<Tip>, Option<Difference>) {
@@ -234,10 +244,19 @@ async fn prove(
     if let Some(difference) = cover(client, deployment, verdict).await? {
         return Ok(Some(difference));
     }
+    // Ledger and token are proven by now. The others are who the Ledger lets move money, and the market's parameters are in its code.
+    let c = &deployment.contracts;
+    for module in [c.job_market, c.provider_registry, c.model_registry, c.guardian] {
+        if let Err(difference) = storage(client, module, &[], block).await? {
+            return Ok(Some(difference));
+        }
+    }
     compare_output_root(client, audit, proven.first().map(|part| part.state_root), verdict).await
 }
 
 /// Whether the token that the Ledger holds covers its buckets.
+///
+/// The balance of our own token is what is proven, whatever the node reads. Another token may keep its balances elsewhere: there zero proves nothing.
 async fn cover(client: &Client, deployment: &Deployment, verdict: &mut LedgerVerdict) -> Result<Option<Difference>> {
     let (block, token) = (verdict.block, deployment.contracts.quern_token);
     let said: U256 = client.call(token.address, &QuernToken::balanceOfCall { account: verdict.ledger }, At::Block(block.hash)).await?;
@@ -249,11 +268,10 @@ async fn cover(client: &Client, deployment: &Deployment, verdict: &mut LedgerVer
         Ok(proven) => proven.iter().find_map(|part| part.get(slot)).map_or(U256::ZERO, Into::into),
         Err(difference) => return Ok(Some(difference)),
     };
-    // Zero proves nothing of a token that keeps its balances elsewhere.
-    if !proven.is_zero() && proven != said {
+    verdict.proven.token_balance = deployment.token_deployed || !proven.is_zero();
+    if verdict.proven.token_balance && proven != said {
         return Ok(Some(of_block(block, "token balance of the Ledger, proven by the state", proven.to_string(), said.to_string())));
     }
-    verdict.proven.token_balance = proven == said;
     let balance = Amount::try_from(said).unwrap_or(Amount::from_units(u128::MAX));
     verdict.token_balance = Some(balance);
     if balance < verdict.total {
@@ -284,10 +302,11 @@ async fn compare_output_root(
     Ok(None)
 }
 
-/// Slots of a contract, proven, and the contract's code with them.
+/// Slots of a contract, proven, and the contract's code with them; its code alone where there are none.
 async fn storage(client: &Client, contract: Contract, slots: &[B256], block: BlockRef) -> Result<Result<Vec<VerifiedStorage>, Difference>> {
     let mut parts = Vec::new();
-    for some in slots.chunks(SLOTS_AT_ONCE) {
+    let (some, rest) = slots.split_at(slots.len().min(SLOTS_AT_ONCE));
+    for some in std::iter::once(some).chain(rest.chunks(SLOTS_AT_ONCE)) {
         let part = match prove_storage(client, contract.address, some, block.hash).await {
             Ok(part) => part,
             Err(quern_chain::Error::Proof(error)) => return Ok(Err(broken_proof(block, &error))),

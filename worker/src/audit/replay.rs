@@ -21,7 +21,7 @@ pub struct Terms {
     pub domain: Domain,
     /// The Ledger.
     pub ledger: Address,
-    /// Read from the market.
+    /// As the deployment file has them.
     pub parameters: MarketParameters,
 }
 

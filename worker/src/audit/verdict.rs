@@ -43,7 +43,7 @@ impl std::fmt::Display for Difference {
 pub struct Proven {
     /// Storage slots of the Ledger that were proven against the block's state root.
     pub slots: usize,
-    /// The token balance of the Ledger was proven, not only read: its token keeps balances where OpenZeppelin's ERC-20 does.
+    /// The token balance of the Ledger was proven, not only read: the token is our own, or keeps balances where OpenZeppelin's ERC-20 does.
     pub token_balance: bool,
     /// The output root of an L1 was compared with the block.
     pub output_root: bool,
