@@ -13,6 +13,8 @@ mod generate;
 mod happy;
 #[path = "market/lies.rs"]
 mod lies;
+#[path = "market/lies_of_jobs.rs"]
+mod lies_of_jobs;
 #[path = "market/outage.rs"]
 mod outage;
 #[path = "market/silence.rs"]
