@@ -1,6 +1,7 @@
-//! The HTTP API: read-only, JSON, every answer with the heads that it stands under.
+//! The HTTP API: read-only, JSON, every answer about the chain with the heads that it stands under.
 //!
-//! - An answer is `{"head": {...}, "data": ..., "next": ...}`; all of it is one committed state of the database.
+//! - An answer is `{"head": {...}, "data": ..., "next": ...}`; all of it is one committed state of the database. `/health` is an object of its own, with a
+//!   `head` too; `/live` and `/metrics` are about the process and have none.
 //! - Amounts are decimal strings in the token's smallest unit; block numbers, times (Unix seconds) and counts are numbers.
 //! - `next` is what to pass as `before` or `after` for the next page, or null at the end.
 //! - A refusal is `application/problem+json` (RFC 9457) with a `code` for programs and an `action` for people.
@@ -55,8 +56,8 @@ impl Api {
 #[derive(OpenApi)]
 #[openapi(info(
     title = "Quern indexer",
-    description = "Jobs, providers, models and every movement of money, as the chain says. Read-only. Every answer names the heads it stands under; every row says \
-                   whether its block is latest (may go back), safe or finalized. Amounts are decimal strings in the token's smallest unit, times Unix seconds. Free text \
+    description = "Jobs, providers, models and every movement of money, as the chain says. Read-only. Every answer about the chain (all but /live) names the heads it stands \
+                   under; every row says whether its block is latest (may go back), safe or finalized. Amounts are decimal strings in the token's smallest unit, times Unix seconds. Free text \
                    of strangers is passed on unescaped."
 ))]
 struct Document;

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{
     Api,
-    answer::{self, Answer},
+    answer::{self, Answer, HeadView},
     problem::Problem,
 };
 
@@ -34,6 +34,8 @@ pub(super) enum Condition {
 /// How the indexer is doing.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct HealthView {
+    /// The heads it stands under; null before the first block, and where the database cannot be read.
+    head: Option<HeadView>,
     /// In one word.
     status: Condition,
     /// The process.
@@ -107,7 +109,7 @@ pub(super) async fn health(State(api): State<Api>) -> (StatusCode, Json<HealthVi
     let audit = api.state.audit();
     let read = read(&api).await;
     let readable = read.is_ok();
-    let (cursor, (count, first)) = read.unwrap_or_default();
+    let Read { head, cursor, alarms: (count, first) } = read.unwrap_or_default();
     let latest = chain.heads.map(|heads| heads.latest.number);
     let lag_blocks = latest.map(|latest| latest.saturating_sub(cursor.unwrap_or(0)));
     let differs = audit.as_ref().is_some_and(|audit| !audit.differences.is_empty());
@@ -123,6 +125,7 @@ pub(super) async fn health(State(api): State<Api>) -> (StatusCode, Json<HealthVi
         Condition::Ok
     };
     let view = HealthView {
+        head,
         status,
         process: ProcessView { version: env!("CARGO_PKG_VERSION"), uptime_secs: api.state.uptime().as_secs() },
         database: DatabaseView { readable, indexed: cursor },
@@ -138,12 +141,24 @@ pub(super) async fn health(State(api): State<Api>) -> (StatusCode, Json<HealthVi
     (code, Json(view))
 }
 
-async fn read(api: &Api) -> Result<(Option<u64>, (u64, Vec<AlarmRow>)), Problem> {
-    let mut snapshot = api.snapshot().await?;
-    Ok((snapshot.cursor().map(|block| block.number), snapshot.alarms(ALARMS_SHOWN).await?))
+/// What the database says of its own health.
+#[derive(Debug, Default)]
+struct Read {
+    head: Option<HeadView>,
+    /// Last block.
+    cursor: Option<u64>,
+    /// How many there are, and the first.
+    alarms: (u64, Vec<AlarmRow>),
 }
 
-/// Whether the process runs: always 200.
+async fn read(api: &Api) -> Result<Read, Problem> {
+    let mut snapshot = api.snapshot().await?;
+    // None before the first block.
+    let head = answer::heads(&snapshot).ok().map(|(_, head)| head);
+    Ok(Read { head, cursor: snapshot.cursor().map(|block| block.number), alarms: snapshot.alarms(ALARMS_SHOWN).await? })
+}
+
+/// Whether the process runs: always 200. It says nothing of the chain, and so names no head.
 #[utoipa::path(get, path = "/live", tag = "status", responses((status = 200, body = ProcessView)))]
 pub(super) async fn live(State(api): State<Api>) -> Json<ProcessView> {
     Json(ProcessView { version: env!("CARGO_PKG_VERSION"), uptime_secs: api.state.uptime().as_secs() })

@@ -198,7 +198,7 @@ async fn index_without_a_block_says_that_it_has_not_started() {
     }
     let (status, _, body) = asked.ask(Method::GET, "/health").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(body.contains("\"status\":\"starting\""), "{body}");
+    assert!(body.contains("\"status\":\"starting\"") && body.contains("\"head\":null"), "{body}");
     assert_eq!(asked.ask(Method::GET, "/live").await.0, StatusCode::OK);
 }
 
@@ -212,6 +212,10 @@ async fn rows_stand_under_the_head_of_their_block() {
     assert_eq!(job["head"]["finalized"]["number"], 12);
     assert_eq!(job["head"]["indexed"]["number"], 17);
     assert_eq!(job["data"]["receipt"]["energyMillijoules"], 12_345);
+    // Nobody follows the chain here, so it is not well, and says so under the same heads.
+    let (status, _, body) = asked.ask(Method::GET, "/health").await;
+    let health: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!((status, &health["status"], &health["head"]), (StatusCode::SERVICE_UNAVAILABLE, &"lagging".into(), &job["head"]));
 }
 
 #[tokio::test]
