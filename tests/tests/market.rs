@@ -7,6 +7,8 @@ mod story;
 
 #[path = "market/crash.rs"]
 mod crash;
+#[path = "market/gas.rs"]
+mod gas;
 #[path = "market/generate.rs"]
 mod generate;
 #[path = "market/happy.rs"]

@@ -13,7 +13,7 @@ use quern_bindings::{
 };
 use quern_chain::{
     At, BlockSource, Client, EventStream, NewHeads, Start, StreamConfig,
-    sender::{Call, SenderConfig, TxSender},
+    sender::{Call, SenderConfig, SenderEvent, TxSender},
 };
 use quern_db::{Journal, journal::JournalBinding};
 use quern_types::{Head, keccak256};
@@ -109,7 +109,8 @@ impl Worker {
         let view = View::new(domain, config.provider, config.operator.address(), unreleased(&journal).await?);
         let sender_config = SenderConfig { poll: POLL, ..SenderConfig::default() };
         let rows = Arc::new(SenderRows(journal.clone()));
-        let sender = Arc::new(TxSender::new(client.clone(), config.operator.clone(), rows, sender_config));
+        let sender = TxSender::new(client.clone(), config.operator.clone(), rows, sender_config);
+        let sender = Arc::new(sender.observe(Arc::new(count_low_balance)));
         let (completions, requests) = mpsc::channel(COMPLETION_QUEUE);
         let completer = Completer {
             market: domain.market,
@@ -225,6 +226,13 @@ impl Worker {
             Err(revert) => tracing::warn!(%revert, url, "gateway.not_announced"),
         }
         Ok(())
+    }
+}
+
+/// Each time that a transaction finds little gas money; the sender logs it with account and balance.
+fn count_low_balance(event: &SenderEvent) {
+    if matches!(event, SenderEvent::LowBalance { .. }) {
+        metrics::counter!("quern_worker_low_balance_total").increment(1);
     }
 }
 

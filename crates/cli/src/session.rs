@@ -2,20 +2,27 @@
 //!
 //! Everything that can be wrong with them is said here once, with what to do about it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use quern_bindings::Revert;
 use quern_chain::{
     Client, ClientConfig, StreamConfig,
     deployment::Deployment,
     keys::Key,
-    sender::{Call, SenderConfig, TxReceipt},
+    sender::{Call, Observer, SenderConfig, SenderEvent, TxReceipt},
 };
 use quern_client::{Actor, ClientError, Market, RunJournal};
 use quern_store::{
     ContentStore, EmbeddedConfig, EmbeddedStore, GatewayConfig, GatewayStore, KuboConfig, KuboReach, KuboStore, LayeredStore,
 };
-use quern_types::{Address, Amount, B256, Bucket, Head, keccak256};
+use quern_types::{Address, Amount, B256, Bucket, Head, U256, keccak256};
 use serde_json::json;
 
 use crate::{
@@ -23,6 +30,7 @@ use crate::{
     config::Config,
     failure::{Exit, Failure},
     keystore::{self, Keystore},
+    output,
 };
 
 /// Wait between two looks at the node while a person waits for a transaction.
@@ -109,7 +117,28 @@ pub fn actor(config: &Config, market: Market) -> anyhow::Result<Actor> {
 pub fn actor_of(config: &Config, market: Market, key: Key) -> anyhow::Result<Actor> {
     let journal = journal(config, &market, key.address());
     let sender = SenderConfig { poll: POLL, ..SenderConfig::default() };
-    Ok(Actor::open(market, key, &journal.intents_dir(), sender)?)
+    Ok(Actor::open(market, key, &journal.intents_dir(), sender, Some(low_gas_warning()))?)
+}
+
+/// Tells a person, once per run of a command, that gas money runs out: the sender's own log is not shown there.
+fn low_gas_warning() -> Observer {
+    let told = AtomicBool::new(false);
+    Arc::new(move |event: &SenderEvent| {
+        if let SenderEvent::LowBalance { account, balance, threshold } = event
+            && !told.swap(true, Ordering::Relaxed)
+        {
+            output::warn(&low_gas_text(*account, *balance, *threshold));
+        }
+    })
+}
+
+fn low_gas_text(account: Address, balance: U256, threshold: U256) -> String {
+    // The coin has 18 decimals, as the token has.
+    let coins = |wei: U256| Amount::try_from(wei).map_or_else(|_| format!("{wei} / 10^18"), Amount::to_tokens);
+    let (held, wanted) = (coins(balance), coins(threshold));
+    format!(
+        "warning: {account} holds {held} of the chain's own coin, which pays for gas, and less than {wanted} runs out soon: send it more"
+    )
 }
 
 /// The journal of an account in a deployment.
@@ -230,7 +259,7 @@ pub fn explain(error: ClientError) -> anyhow::Error {
             "wait until then; `quern provider status` shows the time",
         ),
         Revert::EntriesAreStopped(_) => {
-            ("the guardian has stopped new jobs, claims and stakes".into(), "wait until they are open again; everything else still works")
+            ("the guardian has stopped new jobs, stakes and models".into(), "wait until they are open again; everything else still works")
         }
         Revert::NotProvider(e) => (
             format!("{} is neither provider {} nor its operator {}", e.actual, e.provider, e.operator),
@@ -291,8 +320,7 @@ async fn embedded(dir: &Path, max_bytes: u64) -> anyhow::Result<EmbeddedStore> {
 
 #[cfg(test)]
 mod tests {
-    use quern_bindings::abi::{Ledger, ProviderRegistry};
-    use quern_types::U256;
+    use quern_bindings::abi::{JobMarket, Ledger, ProviderRegistry};
 
     use super::*;
 
@@ -314,6 +342,18 @@ mod tests {
     fn unbonding_stake_is_told_in_seconds() {
         let revert = ProviderRegistry::StillUnbonding { provider: Address::ZERO, unbondedAt: U256::from(100), nowSecs: U256::from(71) };
         assert!(said(Revert::StillUnbonding(revert)).what.contains("another 30 s"));
+    }
+
+    #[test]
+    fn stopped_entries_are_named_as_the_three_that_the_contracts_stop() {
+        let failure = said(Revert::EntriesAreStopped(JobMarket::EntriesAreStopped {}));
+        assert!(failure.what.contains("new jobs, stakes and models") && !failure.what.contains("claim"), "{failure}");
+    }
+
+    #[test]
+    fn low_gas_is_told_in_coins_with_what_to_do() {
+        let text = low_gas_text(Address::ZERO, U256::from(2_500_000_000_000_000u64), U256::from(10_000_000_000_000_000u64));
+        assert!(text.contains("holds 0.0025 of") && text.contains("less than 0.01 ") && text.contains("send it more"), "{text}");
     }
 
     #[test]

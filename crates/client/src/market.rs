@@ -10,7 +10,7 @@ use quern_chain::{
     At, Client,
     deployment::Deployment,
     keys::Key,
-    sender::{Call, IntentStatus, Journal as _, SendError, SenderConfig, TxReceipt, TxSender},
+    sender::{Call, IntentStatus, Journal as _, Observer, SendError, SenderConfig, TxReceipt, TxSender},
 };
 use quern_types::{Address, Amount, Head, JobId, JobSpec, ModelId, Receipt, U256};
 use serde::Serialize;
@@ -218,14 +218,17 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// Opens an account. `dir` is where its transactions are remembered; several processes may share it.
+    /// Opens an account. `dir` is where its transactions are remembered; several processes may share it. `observer` is told what the sender finds.
     ///
     /// # Errors
     /// A journal that cannot be read or is damaged.
-    pub fn open(market: Market, key: Key, dir: &Path, config: SenderConfig) -> Result<Self, ClientError> {
+    pub fn open(market: Market, key: Key, dir: &Path, config: SenderConfig, observer: Option<Observer>) -> Result<Self, ClientError> {
         let journal = Arc::new(FileJournal::open(dir)?);
-        let sender = Arc::new(TxSender::new(market.client().clone(), key, journal.clone(), config));
-        Ok(Self { market, sender, journal })
+        let mut sender = TxSender::new(market.client().clone(), key, journal.clone(), config);
+        if let Some(observer) = observer {
+            sender = sender.observe(observer);
+        }
+        Ok(Self { market, sender: Arc::new(sender), journal })
     }
 
     /// The account.
