@@ -105,11 +105,8 @@ fn close<'a>(open: &mut Option<(usize, usize, u32)>, text: &'a str, pieces: &mut
 /// and white space at the divisions is dropped. Without it, a longer piece is an error.
 ///
 /// # Errors
-/// [`ClientError::TooLong`] with every such line and the counts; [`ClientError::Tokenize`]; no pieces at all.
+/// [`ClientError::TooLong`] with every such line and the counts; [`ClientError::Tokenize`].
 pub fn items<T: Tokenize>(pieces: &[Piece<'_>], tokenizer: &T, context: u32, split: bool) -> Result<Vec<Item>, ClientError> {
-    if pieces.iter().all(|piece| piece.text.is_empty()) {
-        return Err(ClientError::NoText);
-    }
     let limit = usize::try_from(context).unwrap_or(usize::MAX);
     let mut items = Vec::with_capacity(pieces.len());
     let mut too_long = Vec::new();
@@ -244,9 +241,9 @@ mod tests {
     fn text_without_ids_names_its_line() {
         let found = pieces("a\nb\u{0}", Unit::Lines).expect("few lines");
         assert!(matches!(items(&found, &Toy, 9, false), Err(ClientError::Tokenize { line: 2, .. })));
-        assert!(matches!(items(&[], &Toy, 9, false), Err(ClientError::NoText)));
         let blank = pieces(" \n\n", Unit::Lines).expect("few lines");
-        assert!(matches!(items(&blank, &Toy, 9, false), Err(ClientError::NoText)));
+        let made = items(&blank, &Toy, 9, false).expect("empty items");
+        assert_eq!(made.iter().map(|item| item.ids.len()).collect::<Vec<_>>(), [0, 0]);
     }
 
     proptest! {

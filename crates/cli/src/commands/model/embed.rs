@@ -8,7 +8,8 @@ use std::{
 };
 
 use anyhow::Context as _;
-use quern_model::{ModelError, Package};
+use quern_client::{Item, Origin, Unit, items, pieces};
+use quern_model::Package;
 use serde_json::json;
 
 use crate::{
@@ -24,13 +25,20 @@ const LINES_PER_THREAD: usize = 64;
 /// Arguments of `quern model embed`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-JSON, one object per line of the text: {\"line\":N,\"tokens\":N,\"reason\":N,\"vector\":[int16]}. Elements are Q15: divide by 32768. \
-Reason 1 is a computed vector; 5 an item without tokens, whose vector is zero.")]
+Lines become items as for `quern embed`, and the vectors are the same to the bit: white space around a line does not count, and a line without text is an \
+empty item, whose vector is zero.
+
+JSON, one object per item: {\"line\":N,\"part\":N,\"parts\":N,\"tokens\":N,\"reason\":TEXT,\"vector\":[int16]}. Elements are Q15: divide by 32768. \
+part and parts tell where a line was split; \
+reason is complete for a computed vector, empty_item or unknown_id for a zero one.")]
 pub struct Args {
     /// Folder of the package
     package: PathBuf,
-    /// UTF-8 text, one item per line; - reads standard input
+    /// UTF-8 text, an item per line; - reads standard input
     file: PathBuf,
+    /// Split what is longer than the model's context into several items, at white space where possible; without it that is an error
+    #[arg(long)]
+    split: bool,
     /// Threads; any number gives the same bits [default: all cores]
     #[arg(long)]
     threads: Option<NonZeroUsize>,
@@ -43,8 +51,8 @@ pub(super) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
     let package = Package::open(&args.package)?;
     let text = read_text(&args.file)?;
     // All of it first: a text with a line that is too long yields no vector at all rather than some.
-    let items = text.lines().enumerate().map(|(at, line)| package.item(at + 1, line)).collect::<Result<Vec<_>, ModelError>>()?;
     let encoder = package.encoder()?;
+    let items = items(&pieces(&text, Unit::Lines)?, package.tokenizer(), package.header().context, args.split)?;
     let threads = match args.threads {
         Some(threads) => threads,
         None => std::thread::available_parallelism().context("cannot tell the number of cores; give --threads")?,
@@ -57,10 +65,10 @@ pub(super) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
             let done = format!("stopped after {} of {} lines", batch_at * batch_lines, items.len());
             return Err(Failure::new(done, "").with_exit(Exit::Interrupted).into());
         }
-        let outputs = encoder.embed_map(batch, threads, |_, output| (output.reason, output.vector));
-        for (at, (ids, (reason, vector))) in batch.iter().zip(outputs).enumerate() {
-            let line = batch_at * batch_lines + at + 1;
-            let object = json!({ "line": line, "tokens": ids.len(), "reason": reason.code(), "vector": vector });
+        let ids: Vec<&[u32]> = batch.iter().map(|item| item.ids.as_slice()).collect();
+        let outputs = encoder.embed_map(&ids, threads, |_, output| (output.reason, output.vector));
+        for (Item { origin: Origin { line, part, parts }, ids }, (reason, vector)) in batch.iter().zip(outputs) {
+            let object = json!({ "line": line, "part": part, "parts": parts, "tokens": ids.len(), "reason": reason, "vector": vector });
             context.out.result(&object, || {
                 let first: Vec<String> = vector.iter().take(6).map(|x| format!("{:+.4}", f32::from(*x) / 32768.0)).collect();
                 format!("line {line}: {} tokens, [{} … {} elements]", ids.len(), first.join(" "), vector.len())
@@ -68,7 +76,7 @@ pub(super) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
         }
     }
     if args.stats {
-        warn(&stats(items.len(), items.iter().map(Vec::len).sum(), threads, start.elapsed().as_secs_f64()));
+        warn(&stats(items.len(), items.iter().map(|item| item.ids.len()).sum(), threads, start.elapsed().as_secs_f64()));
     }
     Ok(())
 }
