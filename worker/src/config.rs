@@ -24,7 +24,7 @@ pub struct Config {
     /// Packages of the models to serve. Each is verified, every hash of it, before the worker takes its first job.
     pub packages: Vec<PathBuf>,
 
-    /// Least prices per model, in the token's smallest unit. A model that is not here is served at the provider's own listing on the chain.
+    /// Least prices per model, in the token's smallest unit: what is left of a fee after the publisher's royalty. A model that is not here is served at the provider's own listing on the chain.
     pub prices: HashMap<ModelId, Prices>,
     /// Least prices of models that are neither in [`Config::prices`] nor listed on the chain. Default none: such models are not served, because
     /// working for nothing must be somebody's decision.
@@ -64,11 +64,13 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// The address under which others reach it; announced on the chain where the provider's announcement there differs. Default none: nothing is announced.
     pub public_url: Option<String>,
-    /// Gateways that inputs are fetched from, in order of preference. Default none: only what is in the store already can be taken.
+    /// Gateways that inputs are fetched from, in order of preference. Default none: then the network of the IPFS node in [`Config::kubo`] is asked, and
+    /// without a node only what is in the store already can be taken.
     pub gateways: Vec<String>,
     /// Longest time for one block from one gateway. Default 30 s.
     pub fetch_timeout: Duration,
-    /// HTTP API of an IPFS node (Kubo) that gets a pinned copy of every output. Default none.
+    /// HTTP API of an IPFS node (Kubo) that gets a pinned copy of every output, and through which inputs are fetched where there is no gateway. The store
+    /// of this machine stays the one that keeps: no deadline hangs on the node. Default none.
     pub kubo: Option<String>,
     /// Whether inputs and outputs are kept after the job is over and finalized. Default false: they are unpinned, and go with the next collection.
     pub keep_content: bool,

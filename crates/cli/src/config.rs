@@ -52,7 +52,7 @@ pub struct GlobalArgs {
     /// Trustless gateway to fetch content from; repeatable
     #[arg(long, global = true, value_name = "URL", env = "QUERN_GATEWAYS", value_delimiter = ',')]
     pub gateway: Vec<String>,
-    /// RPC API of a Kubo (IPFS) node, used in place of the embedded store
+    /// RPC API of a Kubo (IPFS) node, used in place of the embedded store; a worker keeps its store, copies outputs to the node, and fetches inputs through it where no gateway is named
     #[arg(long, global = true, value_name = "URL", env = "QUERN_KUBO")]
     pub kubo: Option<String>,
     /// Print results as JSON (one object per line) and errors as {"error":{"what","do","exit"}} on standard error
@@ -103,7 +103,7 @@ pub struct StoreFile {
     /// Address on which this machine serves its content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
-    /// RPC API of a Kubo node, in place of the embedded store.
+    /// RPC API of a Kubo node, in place of the embedded store (beside it in a worker).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubo: Option<String>,
 }
@@ -154,7 +154,7 @@ pub struct StoreConfig {
     pub limit_bytes: u64,
     /// Address on which this machine serves its content. Default 127.0.0.1:8480.
     pub listen: SocketAddr,
-    /// A Kubo node in its place.
+    /// A Kubo node in its place; beside it in a worker, whose promises do not hang on another process.
     pub kubo: Option<String>,
 }
 
