@@ -10,6 +10,9 @@ use std::{
 
 use serde_json::Value;
 
+/// The id of a job.
+const JOB: &str = "0x1212121212121212121212121212121212121212121212121212121212121212";
+
 /// A home directory of its own.
 struct Home(tempfile::TempDir);
 
@@ -87,9 +90,13 @@ impl Drop for Server {
 fn what_is_missing_is_named_with_what_to_do_and_exit_code_2() {
     let home = Home::new();
     fs::write(home.path("pw"), "pw\n").unwrap();
-    for args in
-        [vec!["wallet", "balance"], vec!["provider", "list"], vec!["audit", "ledger"], vec!["indexer", "run", "--listen", "127.0.0.1:0"]]
-    {
+    for args in [
+        vec!["wallet", "balance"],
+        vec!["provider", "list"],
+        vec!["audit", "ledger"],
+        vec!["audit", "job", JOB],
+        vec!["indexer", "run", "--listen", "127.0.0.1:0"],
+    ] {
         let args: Vec<&str> = args.into_iter().chain(["--json", "--rpc", "http://127.0.0.1:1"]).collect();
         let (code, error) = home.failure(&args);
         let what = error["what"].as_str().unwrap();

@@ -1,6 +1,9 @@
 //! Everybody is honest and awake.
 
-use crate::story::{LINES, Story};
+use quern_testkit::minilm_package;
+use serde_json::{Value, json};
+
+use crate::story::{LINES, PATIENCE, Story};
 
 /// One whole token in its smallest unit.
 const TOKEN: u128 = 1_000_000_000_000_000_000;
@@ -13,6 +16,14 @@ fn job_is_posted_claimed_computed_paid_and_audited() {
     assert_eq!(results.len(), 5, "one result per line, the empty one too");
     assert_eq!(results.iter().filter(|result| result["reason"] == "empty_item").count(), 1);
     assert!(results.iter().all(|result| result["vector"].as_array().unwrap().len() == 384));
+
+    // Who computes here gets what others sell: for each line the same reason and the same bits.
+    let package = minilm_package().unwrap();
+    let local = story.client.quern_with_input(&["model", "embed", &package.to_string_lossy(), "-"], LINES).unwrap();
+    let told = |results: &[Value]| -> Vec<Value> {
+        results.iter().map(|result| json!([result["line"], result["part"], result["reason"], result["vector"]])).collect()
+    };
+    assert_eq!(told(&local), told(&results));
 
     let id = story.only_job().unwrap();
     let job = story.wait_for_state(&id, "completed", 10).unwrap();
@@ -27,8 +38,24 @@ fn job_is_posted_claimed_computed_paid_and_audited() {
     assert_eq!(story.balance(&story.owner, "lock").unwrap(), 0);
     assert_eq!(story.balance(&story.market.publisher, "free").unwrap(), royalty);
     story.recompute(&id).unwrap();
+    recompute_with_nothing_at_hand(&story, &id);
     story.audit().unwrap();
     assert!(worker.terminate().unwrap().success(), "a worker stops when asked to");
+}
+
+/// `quern audit job ID` as the README has it: the package comes from where its publisher says that it is, once.
+fn recompute_with_nothing_at_hand(story: &Story, id: &str) {
+    let gateways = [story.operator.gateway.as_str(), &story.client.gateway, &story.market.publisher.gateway];
+    let options = gateways.map(|url| ["--gateway", url]).concat();
+    let audit = [["audit", "job", id].as_slice(), options.as_slice()].concat();
+    let (code, said) = story.client.quern_fails(&audit).unwrap();
+    assert!(code == 1 && said.contains("cannot be fetched") && said.contains("--package"), "{said}");
+
+    let mut publisher = story.market.publisher.spawn(&["store", "serve", "--json"]).unwrap();
+    publisher.wait_for_line("listen", PATIENCE).unwrap();
+    assert_eq!(story.client.quern_one(&audit).unwrap()["equal"], true);
+    publisher.terminate().unwrap();
+    assert_eq!(story.client.quern_one(&["audit", "job", id]).unwrap()["equal"], true, "the package is here by now, and so is the rest");
 }
 
 #[test]

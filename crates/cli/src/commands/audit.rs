@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::Subcommand;
-use quern_client::MAX_OUTPUT_BYTES;
+use quern_client::{Follower, MAX_OUTPUT_BYTES, Market, Scope};
 use quern_types::{B256, Head, JobId};
 use quern_worker::audit::{
     AuditAt, JobAudit, JobDifference, JobVerdict, LedgerAudit, LedgerVerdict, ReceiptProof, audit_job, audit_ledger,
@@ -13,8 +13,9 @@ use serde::Serialize;
 use crate::{
     app::Context,
     args,
+    commands::buy,
     failure::{Exit, Failure},
-    session::{self, in_tokens},
+    session::{self, Content, in_tokens},
 };
 
 /// Longest time for one block of content from one gateway.
@@ -44,8 +45,8 @@ pub enum Command {
     Job {
         /// The job
         id: JobId,
-        /// Directory of the model's package; repeatable: the one that fits is used
-        #[arg(long = "package", value_name = "DIR", required = true)]
+        /// Directory of the model's package; repeatable: the one that fits is used; default: fetched once into HOME/packages
+        #[arg(long = "package", value_name = "DIR")]
         packages: Vec<PathBuf>,
         /// Threads that compute; default: all processors
         #[arg(long, value_name = "N")]
@@ -71,7 +72,7 @@ JSON: {\"ok\":BOOL,\"entries\",\"accounts\",\"jobs\",\"block\":{\"number\",\"has
   \"proven\":{\"slots\",\"tokenBalance\",\"outputRoot\"},\"difference\":null|{\"seq\",\"block\",\"job\",\"what\",\"expected\",\"found\"}}";
 
 const JOB_HELP: &str = "Embeddings are computed anew; generated ids are fed to the model, and each must be its choice, which takes a fraction of the time of generating. The input and the output are fetched from the store of this machine, from --gateway URL and from the gateway that the provider announced; \
-the package is verified, every hash of it.
+the package, given or fetched from where its publisher says that it is, is verified, every hash of it.
 
 What is proven of the receipt, against the block's hash (the node's newest, or --block-hash HASH from another source, and then nothing is taken on the node's word):
   \"receipt\":\"state\"      the market's storage holds this very receipt: in the block while the job is submitted or challenged, else in the block of its submission,
@@ -82,7 +83,8 @@ A receipt that cannot be proven at all is an error (exit code 1). A node that sh
 
 Exit code 0: equal to the last bit. 3: the first difference is shown. 5: nobody gives the output now (\"equal\":null).
 
-Example:
+Examples:
+  quern audit job 0x12…
   quern audit job 0x12… --package models/minilm --gateway http://127.0.0.1:8480
 
 JSON: {\"job\",\"equal\":BOOL|null,\"block\":{\"number\",\"hash\",\"timestamp\"},\"receipt\":TEXT|null,\"package\",\"provider\",\"items\",\"outputRoot\",\"seconds\",\"difference\":null|{\"at\",…}}
@@ -126,6 +128,7 @@ async fn job(
 ) -> anyhow::Result<()> {
     let market = session::market(&context.config).await?;
     let content = session::content(&context.config, &[]).await?;
+    let packages = if packages.is_empty() { vec![fetched(context, &market, &content, id).await?] } else { packages };
     let all = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let audit = JobAudit {
         packages,
@@ -147,6 +150,15 @@ async fn job(
     report(context, &verdict, equal, || job_text(&verdict))
 }
 
+/// The folder of the package of a job's model. TRUST: none; the audit proves it again, against the model's id in the job.
+async fn fetched(context: &Context, market: &Market, content: &Content, id: JobId) -> anyhow::Result<PathBuf> {
+    let mut follower = Follower::new(market.client().clone(), market.deployment(), Scope::Jobs([id].into()), session::stream_config())?;
+    let facts = follower.catch_up().await?;
+    let life = facts.job(id).ok_or(quern_worker::Error::NoSuchJob { job: id })?;
+    let package = buy::package(context, market, facts, content, life.spec.model_id, life.spec.kind, None).await?;
+    Ok(package.path().to_owned())
+}
+
 /// A verdict is a result, whatever it says: it goes to standard output, and a difference into the exit code.
 fn report(context: &Context, verdict: &impl Serialize, holds: bool, text: impl FnOnce() -> String) -> anyhow::Result<()> {
     context.out.result(verdict, text)?;
@@ -165,6 +177,11 @@ fn ledger_text(verdict: &LedgerVerdict) -> String {
         format!("derived  {entries} entries, {accounts} accounts, {jobs} jobs, {} in all", in_tokens(*total)),
         format!("proven   {} storage slots against the block's state root", proven.slots),
     ];
+    if let Some(held) = verdict.token_balance {
+        let how =
+            if proven.token_balance { "proven" } else { "as the node says: the token is none of ours and keeps its balances elsewhere" };
+        lines.push(format!("token    {} held by the Ledger, {how}", in_tokens(held)));
+    }
     lines.push(match difference {
         None => "result   every unit is accounted for".into(),
         Some(difference) => format!("result   DIFFERENCE: {difference}"),
