@@ -12,7 +12,7 @@ mod wait;
 
 pub use devnet::{Account, Devnet, DevnetOptions};
 pub use market::{Actor, Api, Market, text};
-pub use process::{Daemon, end_children_on_signal, output, run};
+pub use process::{Daemon, end_children_on_signal, interrupted, output, run};
 pub use proxy::{Answer, RpcProxy};
 pub use tools::{extractor_package, minilm_package, quern, repository, tool};
 pub use wait::eventually;

@@ -16,7 +16,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use quern_testkit::{
-    Actor, Devnet, DevnetOptions, Market, end_children_on_signal, eventually, extractor_package, minilm_package, output, repository, text,
+    Actor, Devnet, DevnetOptions, Market, end_children_on_signal, eventually, extractor_package, interrupted, minilm_package, output,
+    repository, text,
 };
 use serde_json::{Value, json};
 
@@ -53,25 +54,53 @@ struct Arguments {
     /// Items per job
     #[arg(long, default_value_t = 64)]
     batch: u32,
-    /// Where the report goes
+    /// Where the report goes; default: target/demo/report.json of the repository
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Err(error) = end_children_on_signal() {
-        println!("error: {error:#}");
-        return ExitCode::FAILURE;
-    }
-    match demo(&arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(3),
-        Err(error) => {
+    let path = arguments.report.clone().unwrap_or_else(|| repository().join("target/demo/report.json"));
+    let start = Instant::now();
+    let ended = begin(&path).and_then(|()| demo(&arguments, start));
+    let report = match &ended {
+        Ok(report) => report.clone(),
+        Err(error) => json!({"ok": false, "error": format!("{error:#}"), "seconds": start.elapsed().as_secs_f64()}),
+    };
+    let written = write(&path, &report);
+    match (ended, written) {
+        (Err(_), _) if interrupted() => {
+            println!("\ninterrupted: nothing is left running");
+            ExitCode::from(130)
+        }
+        (Err(error), _) | (Ok(_), Err(error)) => {
             println!("\nerror: {error:#}");
             ExitCode::FAILURE
         }
+        (Ok(report), Ok(())) => {
+            println!("\n{:.1} s; report in {}", report["seconds"].as_f64().unwrap_or_default(), path.display());
+            if report["ok"] == true { ExitCode::SUCCESS } else { ExitCode::from(3) }
+        }
     }
+}
+
+/// From here on a signal ends what was started, and no report of an earlier run stands for this one.
+fn begin(report: &Path) -> Result<()> {
+    end_children_on_signal()?;
+    match std::fs::remove_file(report) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing the report of an earlier run, {}", report.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write(path: &Path, report: &Value) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    }
+    std::fs::write(path, serde_json::to_string_pretty(report)? + "\n").with_context(|| format!("writing {}", path.display()))
 }
 
 /// Says what happens next.
@@ -81,8 +110,8 @@ fn step(start: Instant, what: &str) {
     let _ = std::io::stdout().flush();
 }
 
-fn demo(arguments: &Arguments) -> Result<bool> {
-    let start = Instant::now();
+/// Does it all, and returns the report.
+fn demo(arguments: &Arguments, start: Instant) -> Result<Value> {
     let file = arguments.text.clone().unwrap_or_else(|| repository().join("README.md"));
     let content = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
 
@@ -151,21 +180,13 @@ fn demo(arguments: &Arguments) -> Result<bool> {
         println!("  {}", ledger["difference"]);
     }
     println!("recomputed: {} of {} jobs, {}", recomputed.len(), jobs.len(), if equal { "equal to the last bit" } else { "DIFFERENT" });
-    let seconds = start.elapsed().as_secs_f64();
-    let report = json!({
+    Ok(json!({
+        "ok": paid && clean && equal && !jobs.is_empty(), "seconds": start.elapsed().as_secs_f64(),
         "text": file, "query": arguments.query, "jobs": jobs,
         "answers": sentences.iter().zip(&answers).map(|(sentence, answer)| json!({"sentence": sentence, "answer": answer["text"]})).collect::<Vec<_>>(),
-        "recomputed": recomputed, "seconds": seconds,
+        "recomputed": recomputed, "balances": {"before": before, "after": after},
         "ledger_audit": {"ok": clean, "entries": ledger["entries"], "difference": ledger["difference"]},
-        "balances": {"before": before, "after": after},
-    });
-    let path = arguments.report.clone().unwrap_or_else(|| repository().join("target/demo/report.json"));
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    std::fs::write(&path, serde_json::to_string_pretty(&report)? + "\n").with_context(|| format!("writing {}", path.display()))?;
-    println!("\n{seconds:.1} s; report in {}", path.display());
-    Ok(paid && clean && equal && !jobs.is_empty())
+    }))
 }
 
 /// A registered model, and the folder of its package.
@@ -213,41 +234,46 @@ fn job_ids(results: &[Value]) -> Result<Vec<String>> {
     Ok(ids)
 }
 
-/// What the report says of a job: id, state, items, gas of its transactions, price.
+/// What the report says of a job: id, state, items, price, and its history with the transactions and their gas.
 fn describe(devnet: &Devnet, job: &Value) -> Result<Value> {
-    let mut gas = BTreeMap::new();
-    let mut transactions = BTreeMap::new();
+    let mut history = Vec::new();
     for entry in job["history"].as_array().context("a job without history")? {
-        let name = match entry["state"].as_str().unwrap_or_default() {
-            "open" => "post",
-            "claimed" => "claim",
-            "submitted" => "submit",
-            "completed" => "complete",
-            other => other,
-        };
-        let hash = text(entry, "tx_hash")?;
+        let (state, hash) = (text(entry, "state")?, text(entry, "tx_hash")?);
         let receipt = devnet.rpc("eth_getTransactionReceipt", &json!([hash]))?;
         let used = receipt["gasUsed"].as_str().and_then(|hex| u64::from_str_radix(hex.trim_start_matches("0x"), 16).ok());
-        gas.insert(name.to_owned(), used.with_context(|| format!("no gas in the receipt of {hash}"))?);
-        transactions.insert(name.to_owned(), hash);
+        let used = used.with_context(|| format!("no gas in the receipt of {hash}"))?;
+        history.push(json!({"state": state, "tx": hash, "gas": used}));
     }
     Ok(json!({
-        "id": job["id"], "kind": job["kind"], "state": job["state"], "items": job.pointer("/spec/itemCount"), "gas": gas, "transactions": transactions,
+        "id": job["id"], "kind": job["kind"], "state": job["state"], "items": job.pointer("/spec/itemCount"), "history": history,
         "price": job["fee"], "energy_millijoules": job.pointer("/receipt/energyMillijoules"), "energy_method": job.pointer("/receipt/energyMethod"),
     }))
 }
 
-/// A transaction that completed several jobs: each bears its share of the gas, rounded up.
+/// Adds the gas of each job by its steps. A transaction that moved several jobs, as one completion can: each bears its share, rounded up.
 fn share_gas(jobs: &mut [Value]) {
-    let of = |job: &Value| job.pointer("/transactions/complete").cloned();
-    let hashes: Vec<Option<Value>> = jobs.iter().map(of).collect();
+    let hash = |entry: &Value| entry["tx"].as_str().unwrap_or_default().to_owned();
+    let mut sharing: BTreeMap<String, u64> = BTreeMap::new();
+    for entry in jobs.iter().filter_map(|job| job["history"].as_array()).flatten() {
+        *sharing.entry(hash(entry)).or_default() += 1;
+    }
     for job in jobs {
-        let sharing = hashes.iter().filter(|hash| hash.is_some() && **hash == of(job)).count().max(1) as u64;
-        if let Some(gas) = job.pointer_mut("/gas/complete")
-            && let Some(all) = gas.as_u64()
-        {
-            *gas = json!(all.div_ceil(sharing));
+        let mut gas = BTreeMap::new();
+        for entry in job["history"].as_array_mut().into_iter().flatten() {
+            let jobs = sharing[&hash(entry)];
+            let share = entry["gas"].as_u64().unwrap_or_default().div_ceil(jobs);
+            entry["gas"] = json!(share);
+            entry["jobs"] = json!(jobs);
+            let step = match entry["state"].as_str().unwrap_or_default() {
+                "open" => "post",
+                "claimed" => "claim",
+                "submitted" => "submit",
+                "completed" => "complete",
+                other => other,
+            };
+            gas.insert(step.to_owned(), share);
         }
+        job["gas"] = json!(gas);
     }
 }
 
@@ -269,24 +295,22 @@ fn balances(actors: &[(&str, &Actor)]) -> Result<BTreeMap<String, Value>> {
     actors.iter().map(|(name, actor)| Ok(((*name).to_owned(), actor.quern_one(&["wallet", "balance"])?))).collect()
 }
 
-/// The jobs and the balances as tables.
+/// The jobs with their histories, and the balances.
 fn show(jobs: &[Value], before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) {
-    println!("\njob           kind     state      items  price          gas: post    claim   submit  complete");
     for job in jobs {
-        let gas = |name: &str| job["gas"][name].as_u64().map_or_else(|| "-".to_owned(), |gas| gas.to_string());
-        let id = job["id"].as_str().unwrap_or_default();
         println!(
-            "{:12}… {:8} {:9} {:6}  {:13} {:>10} {:>8} {:>8} {:>9}",
-            id.get(..12).unwrap_or(id),
+            "\njob {}: {}, {} items, price {}",
+            job["id"].as_str().unwrap_or_default(),
             job["kind"].as_str().unwrap_or_default(),
-            job["state"].as_str().unwrap_or_default(),
             job["items"],
-            tokens(&job["price"]),
-            gas("post"),
-            gas("claim"),
-            gas("submit"),
-            gas("complete")
+            tokens(&job["price"])
         );
+        for entry in job["history"].as_array().into_iter().flatten() {
+            let shared = entry["jobs"].as_u64().filter(|jobs| *jobs > 1);
+            let note = shared.map_or_else(String::new, |jobs| format!("  (its share of a transaction for {jobs} jobs)"));
+            let (state, hash) = (entry["state"].as_str().unwrap_or_default(), entry["tx"].as_str().unwrap_or_default());
+            println!("  {state:9} {hash} {:>7} gas{note}", entry["gas"]);
+        }
     }
     println!("\nbalance            before            after  (tokens in the Ledger)");
     for (name, held) in before {
