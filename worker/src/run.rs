@@ -170,7 +170,7 @@ impl Worker {
     async fn work(&self, mut failures: mpsc::UnboundedReceiver<Error>) -> Result<()> {
         let working = async {
             self.catch_up().await?;
-            self.check_operator()?;
+            self.check_operator().await?;
             for job in unreleased(&self.desk.journal).await? {
                 self.drivers.start(&self.desk, job);
             }
@@ -201,10 +201,19 @@ impl Worker {
         Ok(())
     }
 
-    fn check_operator(&self) -> Result<()> {
+    /// A key that the provider has replaced claims nothing any more, but only it can deliver what it has claimed.
+    async fn check_operator(&self) -> Result<()> {
         let (provider, ours) = (self.desk.config.provider, self.desk.config.operator.address());
         let named = self.desk.watch.view().operator();
-        if named == ours { Ok(()) } else { Err(Error::NotOperator { provider, named, ours }) }
+        if named == ours {
+            return Ok(());
+        }
+        let pending = self.desk.journal.pending_jobs().await?.len();
+        if pending == 0 {
+            return Err(Error::NotOperator { provider, named, ours });
+        }
+        tracing::warn!(%provider, %named, pending, "operator.replaced");
+        Ok(())
     }
 
     /// Announces the gateway where the chain names another one.
