@@ -126,6 +126,24 @@ fn amount_and_address_that_are_none_never_reach_a_chain() {
 }
 
 #[test]
+fn completion_script_of_every_shell_knows_the_commands() {
+    let home = Home::new();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = home.stdout(&["completions", shell]);
+        for command in ["embed", "resume", "unstake", "operator", "completions"] {
+            assert!(script.contains(command), "{shell} knows no {command}");
+        }
+    }
+    // As the shell itself asks, for `quern job re`.
+    let script = home.path("quern.bash");
+    fs::write(&script, home.stdout(&["completions", "bash"])).unwrap();
+    let ask = "source \"$0\"; COMP_WORDS=(quern job re) COMP_CWORD=2; _quern quern re job; echo \"${COMPREPLY[@]}\"";
+    let answer = Command::new("bash").args(["-c", ask]).arg(&script).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer.stdout).trim(), "result resume refund", "{}", String::from_utf8_lossy(&answer.stderr));
+    assert_eq!(home.run(&["completions", "tcsh"]).status.code(), Some(2));
+}
+
+#[test]
 fn content_goes_from_home_to_home_through_a_gateway_and_is_verified() {
     let (alice, bob) = (Home::new(), Home::new());
     // More than one block, so that there is a tree.
