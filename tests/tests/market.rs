@@ -5,6 +5,8 @@
 #[path = "market/story.rs"]
 mod story;
 
+#[path = "market/client.rs"]
+mod client;
 #[path = "market/crash.rs"]
 mod crash;
 #[path = "market/gas.rs"]
@@ -19,5 +21,7 @@ mod lies;
 mod lies_of_jobs;
 #[path = "market/outage.rs"]
 mod outage;
+#[path = "market/provider.rs"]
+mod provider;
 #[path = "market/silence.rs"]
 mod silence;

@@ -221,6 +221,14 @@ impl Devnet {
         quantity(&self.rpc("eth_getBlockByNumber", &json!(["latest", false]))?["timestamp"])
     }
 
+    /// Transactions of an account that are in blocks.
+    ///
+    /// # Errors
+    /// If the node does not answer.
+    pub fn transactions(&self, address: &str) -> Result<u64> {
+        quantity(&self.rpc("eth_getTransactionCount", &json!([address, "latest"]))?)
+    }
+
     /// Mines `blocks` blocks at once.
     ///
     /// # Errors

@@ -203,7 +203,10 @@ impl Market {
     }
 
     /// A home with a fresh key and some gas.
-    fn operator(&self, name: &str) -> Result<Actor> {
+    ///
+    /// # Errors
+    /// Whatever step fails.
+    pub fn operator(&self, name: &str) -> Result<Actor> {
         // A well-known account is only a start: `key new` then replaces its name in the configuration.
         let mut operator = Actor::new(name, self.devnet.deployer(), &self.devnet, self.devnet.folder())?;
         let made = operator.quern_one(&["key", "new", "fresh"])?;

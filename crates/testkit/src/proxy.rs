@@ -2,30 +2,33 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result};
 use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::post};
 use serde_json::Value;
 
-/// What the proxy does with one request of the method given.
+/// What the proxy does with the node's answer to one request.
 #[derive(Debug)]
 pub enum Answer {
     /// Passes on what the node said.
     Honest,
     /// Answers with this result instead.
     Result(Value),
-    /// Answers as if the node were down (HTTP 503).
+    /// Loses it: the node has done what it was asked, and seems to be down (HTTP 503).
     Down,
 }
 
+/// Decides whether one request reaches the node: method and parameters.
+type Gate = dyn Fn(&str, &Value) -> bool + Send + Sync;
 /// Decides over one answer: method, parameters, and the node's honest result.
 type Rule = dyn Fn(&str, &Value, &Value) -> Answer + Send + Sync;
 
 struct Shared {
     upstream: String,
     http: reqwest::Client,
+    gate: Mutex<Arc<Gate>>,
     rule: Mutex<Arc<Rule>>,
 }
 
@@ -55,6 +58,7 @@ impl RpcProxy {
         let shared = Arc::new(Shared {
             upstream: upstream.to_owned(),
             http: reqwest::Client::new(),
+            gate: Mutex::new(Arc::new(|_: &str, _: &Value| true)),
             rule: Mutex::new(Arc::new(|_: &str, _: &Value, _: &Value| Answer::Honest)),
         });
         let router = Router::new().route("/", post(relay)).with_state(shared.clone());
@@ -67,19 +71,25 @@ impl RpcProxy {
         format!("http://{}", self.address)
     }
 
-    /// From now on, lets `rule` decide over every answer.
-    pub fn set_rule(&self, rule: impl Fn(&str, &Value, &Value) -> Answer + Send + Sync + 'static) {
-        *self.shared.rule.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(rule);
+    /// From now on, only what `gate` lets through reaches the node; the rest is answered as if it were down (HTTP 503).
+    pub fn set_gate(&self, gate: impl Fn(&str, &Value) -> bool + Send + Sync + 'static) {
+        *self.shared.gate.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(gate);
     }
 
-    /// From now on, passes every answer on as it is.
+    /// From now on, lets `rule` decide over every answer.
+    pub fn set_rule(&self, rule: impl Fn(&str, &Value, &Value) -> Answer + Send + Sync + 'static) {
+        *self.shared.rule.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rule);
+    }
+
+    /// From now on, passes every request and every answer on as it is.
     pub fn be_honest(&self) {
+        self.set_gate(|_, _| true);
         self.set_rule(|_, _, _| Answer::Honest);
     }
 
-    /// From now on, answers as if the node were down.
+    /// From now on, lets nothing through.
     pub fn go_down(&self) {
-        self.set_rule(|_, _, _| Answer::Down);
+        self.set_gate(|_, _| false);
     }
 }
 
@@ -92,15 +102,19 @@ impl Drop for RpcProxy {
 }
 
 async fn relay(State(shared): State<Arc<Shared>>, Json(request): Json<Value>) -> axum::response::Response {
+    let gate = shared.gate.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let single = !request.is_array();
+    let requests = if single { std::slice::from_ref(&request) } else { request.as_array().map_or(&[][..], Vec::as_slice) };
+    let null = Value::Null;
+    if !requests.iter().all(|one| gate(method(one), one.get("params").unwrap_or(&null))) {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     let answer = match shared.http.post(&shared.upstream).json(&request).send().await {
         Ok(response) => response.json::<Value>().await,
         Err(error) => Err(error),
     };
     let Ok(mut answer) = answer else { return StatusCode::BAD_GATEWAY.into_response() };
-    let rule = shared.rule.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-    let single = !request.is_array();
-    let requests = if single { std::slice::from_ref(&request) } else { request.as_array().map_or(&[][..], Vec::as_slice) };
-    let null = Value::Null;
+    let rule = shared.rule.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for one in requests {
         let slot = if single {
             Some(&mut answer)
@@ -108,12 +122,16 @@ async fn relay(State(shared): State<Arc<Shared>>, Json(request): Json<Value>) ->
             answer.as_array_mut().and_then(|all| all.iter_mut().find(|each| each.get("id") == one.get("id")))
         };
         let Some(slot) = slot else { continue };
-        let method = one.get("method").and_then(Value::as_str).unwrap_or_default();
-        match rule(method, one.get("params").unwrap_or(&null), slot.get("result").unwrap_or(&null)) {
+        match rule(method(one), one.get("params").unwrap_or(&null), slot.get("result").unwrap_or(&null)) {
             Answer::Honest => {}
             Answer::Result(result) => slot["result"] = result,
             Answer::Down => return StatusCode::SERVICE_UNAVAILABLE.into_response(),
         }
     }
     Json(answer).into_response()
+}
+
+/// The method of a request.
+fn method(request: &Value) -> &str {
+    request.get("method").and_then(Value::as_str).unwrap_or_default()
 }

@@ -1,50 +1,104 @@
 //! Processes that die at the worst moment.
 
-use quern_testkit::{Answer, RpcProxy};
+use quern_testkit::{Answer, RpcProxy, eventually};
 use serde_json::Value;
 
-use crate::story::{LINES, PATIENCE, Story};
+use crate::story::{LINES, PATIENCE, Story, take_one_transaction, vectors};
 
-/// Every step of the worker's journal at which a life can be cut, in order.
-const STEPS: [&str; 10] =
-    ["accepted", "claiming", "claimed", "fetched", "computed", "stored", "signed", "submitting", "submitted", "completing"];
+/// Every moment at which a worker's life can be cut, in order. Before a step, what leads to it is done (the claim is mined, the output stored) and
+/// the journal does not say so; after it the journal does, and what follows has not begun. Where nothing happens in between, one point is enough.
+const POINTS: [&str; 19] = [
+    "before:accepted",
+    "after:accepted",
+    "after:claiming",
+    "before:claimed",
+    "after:claimed",
+    "before:fetched",
+    "after:fetched",
+    "before:computed",
+    "after:computed",
+    "before:stored",
+    "after:stored",
+    "before:signed",
+    "after:signed",
+    "after:submitting",
+    "before:submitted",
+    "after:submitted",
+    "after:completing",
+    "before:paid",
+    "after:paid",
+];
+/// What an operator sends for a job: claim, receipt, completion.
+const TRANSACTIONS: u64 = 3;
 
 #[test]
 fn worker_killed_at_every_step_loses_no_job_and_pays_and_submits_once() {
     let story = Story::begin().unwrap();
-    // One job for each place, so that one devnet serves them all: the worker dies before and after each step of a job of its own.
-    let mut jobs = 0;
-    // Before a step whose effect is a transaction the journal is a line behind the chain; everywhere else "after" is the same moment.
-    let points = STEPS.map(|step| ("after", step)).into_iter().chain(["claiming", "submitting", "completing"].map(|step| ("before", step)));
-    {
-        for (when, step) in points {
-            let point = format!("{when}:{step}");
-            let mut worker = story.worker(&["--crash-at", &point]).unwrap();
-            let mut embedding = story.start_embedding(&format!("text of {point}\n"), &[]).unwrap();
-            jobs += 1;
-            let late = ["submitted", "completing"].contains(&step);
-            let died = quern_testkit::eventually(&format!("the worker to die at {point}"), PATIENCE, || {
-                if late {
-                    story.market.devnet.warp(5)?;
-                }
-                worker.ended()
-            });
-            assert!(!died.unwrap().success(), "{point}");
-            let mut worker = story.worker(&[]).unwrap();
-            assert!(embedding.wait_for_end(PATIENCE).unwrap().success(), "{point}: {}", embedding.output().unwrap());
-            let all = story.jobs().unwrap();
-            assert_eq!(all.len(), jobs, "{point}");
-            for job in &all {
-                story.wait_for_state(job["id"].as_str().unwrap(), "completed", 5).unwrap();
-            }
-            assert!(worker.terminate().unwrap().success(), "{point}");
+    let _serving = story.serve().unwrap();
+    // Finishes the newest job in the life that came after its point, with three transactions and no more.
+    let finish = |jobs: &[(&str, String)]| {
+        if let Some((point, id)) = jobs.last() {
+            story.wait_for_payment(id).unwrap_or_else(|error| panic!("{point}: {error:#}"));
+            assert_eq!(story.transactions(&story.operator).unwrap(), TRANSACTIONS * jobs.len() as u64, "{point}");
         }
+    };
+    let mut jobs: Vec<(&str, String)> = Vec::new();
+    // A job for each point, from the last point to the first: so each life finishes the job before without coming to its own point, and dies there with
+    // a job of its own.
+    for point in POINTS.into_iter().rev() {
+        let mut worker = story.worker(&["--crash-at", point]).unwrap();
+        finish(&jobs);
+        let (_, id) = story.post(&format!("text of {point}\n"), &[]).unwrap();
+        let late = ["after:completing", "before:paid", "after:paid"].contains(&point);
+        let died = eventually(&format!("the worker to die at {point}"), PATIENCE, || {
+            if late && story.job(&id)?["state"] == "submitted" {
+                story.market.devnet.warp(5)?;
+            }
+            worker.ended()
+        });
+        assert!(!died.unwrap().success(), "{point}");
+        jobs.push((point, id));
     }
-    // One claim, one receipt and one payment each: the ledger's entries say so, and nothing is left locked.
-    let verdict = story.audit().unwrap();
+    let mut worker = story.worker(&[]).unwrap();
+    finish(&jobs);
+    assert!(worker.terminate().unwrap().success());
+
+    for (point, id) in &jobs {
+        assert_eq!(story.client.quern(&["job", "result", id]).unwrap().len(), 1, "{point}");
+    }
+    assert_eq!(story.jobs().unwrap().len(), POINTS.len());
     assert_eq!(story.balance(&story.owner, "lock").unwrap(), 0);
     assert_eq!(story.balance(&story.client, "escrow").unwrap(), 0);
-    assert!(verdict["entries"].as_u64().unwrap() >= 4 * u64::try_from(jobs).unwrap());
+    story.audit().unwrap();
+}
+
+#[test]
+fn worker_killed_before_it_learns_that_its_transaction_is_mined_sends_no_other() {
+    let mut story = Story::begin().unwrap();
+    let proxy = RpcProxy::start(&story.market.devnet.url()).unwrap();
+    story.operator = story.operator.asking(&proxy.url());
+    let _serving = story.serve().unwrap();
+    let (_, id) = story.post(LINES, &[]).unwrap();
+    for (sent, state) in (1..=TRANSACTIONS).zip(["claimed", "submitted", "completed"]) {
+        take_one_transaction(&proxy);
+        let mut worker = story.worker(&[]).unwrap();
+        let mined = eventually(&format!("the job to be {state}"), PATIENCE, || {
+            if state == "completed" {
+                story.market.devnet.warp(5)?;
+            }
+            Ok((story.transactions(&story.operator)? == sent).then_some(()))
+        });
+        mined.unwrap();
+        worker.kill().unwrap();
+        assert_eq!(story.job(&id).unwrap()["state"], state);
+    }
+    proxy.be_honest();
+    let mut worker = story.worker(&[]).unwrap();
+    worker.wait_for_line("state=\"paid\"", PATIENCE).unwrap();
+    assert!(worker.terminate().unwrap().success());
+    assert_eq!(story.transactions(&story.operator).unwrap(), TRANSACTIONS);
+    assert_eq!(story.client.quern(&["job", "result", &id]).unwrap().len(), 5);
+    story.audit().unwrap();
 }
 
 #[test]
@@ -62,12 +116,15 @@ fn every_process_restarted_in_the_middle_of_a_job() {
     story.market.devnet.restart().unwrap();
     let (_indexer, api) = story.market.indexer().unwrap();
     let _worker = story.worker(&[]).unwrap();
-    story.wait_for_state(&id, "completed", 10).unwrap();
-    // The client's journal still knows the job, and the result is still there to be fetched and checked.
+    // The client's journal still knows the job, and its second life waits for the same vectors.
+    let resumed = story.client.quern(&["job", "resume"]).unwrap();
+    assert_eq!(resumed.len(), 5);
+    story.wait_for_payment(&id).unwrap();
     let results = story.client.quern(&["job", "result", &id]).unwrap();
-    assert_eq!(results.len(), 5);
+    assert_eq!(vectors(&results), vectors(&resumed));
+    assert_eq!(story.only_job().unwrap(), id);
     story.recompute(&id).unwrap();
-    let indexed = quern_testkit::eventually("the index to have the job", PATIENCE, || {
+    let indexed = eventually("the index to have the job", PATIENCE, || {
         let job = api.get(&format!("/v1/jobs/{id}"))?;
         Ok((job.pointer("/data/state").is_some_and(|state| state == "completed")).then_some(job))
     });
@@ -85,7 +142,7 @@ fn deposit_that_is_repeated_because_its_first_run_was_killed_is_one_deposit() {
     let proxy = RpcProxy::start(&story.market.devnet.url()).unwrap();
     proxy.set_rule(|method, _, _| if method == "eth_getTransactionReceipt" { Answer::Result(Value::Null) } else { Answer::Honest });
     let mut first = story.client.asking(&proxy.url()).spawn(&["wallet", "deposit", "5"]).unwrap();
-    quern_testkit::eventually("the deposit to be mined", PATIENCE, || Ok((free() != before).then_some(()))).unwrap();
+    eventually("the deposit to be mined", PATIENCE, || Ok((free() != before).then_some(()))).unwrap();
     first.kill().unwrap();
 
     let amount = 5_000_000_000_000_000_000;

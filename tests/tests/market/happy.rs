@@ -3,10 +3,7 @@
 use quern_testkit::minilm_package;
 use serde_json::{Value, json};
 
-use crate::story::{LINES, PATIENCE, Story};
-
-/// One whole token in its smallest unit.
-const TOKEN: u128 = 1_000_000_000_000_000_000;
+use crate::story::{LINES, PATIENCE, Story, TOKEN};
 
 #[test]
 fn job_is_posted_claimed_computed_paid_and_audited() {

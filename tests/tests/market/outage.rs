@@ -6,7 +6,9 @@ use crate::story::{LINES, PATIENCE, Story};
 
 #[test]
 fn reorg_that_removes_claim_and_submission_is_repaired() {
-    let story = Story::begin().unwrap();
+    let mut story = Story::begin().unwrap();
+    let proxy = RpcProxy::start(&story.market.devnet.url()).unwrap();
+    story.operator = story.operator.asking(&proxy.url());
     let _worker = story.worker(&[]).unwrap();
     let results = story.embed(LINES, &["--deliver-within", "600"]).unwrap();
     assert_eq!(results.len(), 5);
@@ -15,8 +17,11 @@ fn reorg_that_removes_claim_and_submission_is_repaired() {
     let claimed = job["claimed_block"].as_u64().unwrap();
     let depth = story.market.devnet.height().unwrap() - claimed + 1;
     assert!(depth < 32, "the claim is not finalized yet");
+    // A worker that sees the reorganisation repairs it within a second, so it sees nothing until we have.
+    proxy.go_down();
     story.market.devnet.reorg(depth).unwrap();
     assert_eq!(story.job(&id).unwrap()["state"], "open", "the claim is gone");
+    proxy.be_honest();
     // The worker claims, delivers and is paid again, for the same job.
     story.wait_for_state(&id, "submitted", 0).unwrap();
     story.wait_for_state(&id, "completed", 10).unwrap();

@@ -1,13 +1,23 @@
 //! What the stories have in common.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
-use quern_testkit::{Account, Actor, Daemon, DevnetOptions, Market, eventually, minilm_package, text};
+use quern_testkit::{Account, Actor, Answer, Daemon, DevnetOptions, Market, RpcProxy, eventually, minilm_package, text};
 use serde_json::Value;
 
 /// How long anything may take. Only a broken system needs it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// One whole token in its smallest unit.
+pub(crate) const TOKEN: u128 = 1_000_000_000_000_000_000;
 
 /// Five lines, one of them empty.
 pub(crate) const LINES: &str =
@@ -78,6 +88,21 @@ impl Story {
         self.client.spawn(&args)
     }
 
+    /// Serves the client's inputs for as long as the result lives.
+    pub(crate) fn serve(&self) -> Result<Daemon> {
+        let mut server = self.client.spawn(&["store", "serve", "--json"])?;
+        server.wait_for_line("\"listen\"", PATIENCE)?;
+        Ok(server)
+    }
+
+    /// Posts the one job of a text and leaves it to a server: (run, job).
+    pub(crate) fn post(&self, content: &str, more: &[&str]) -> Result<(String, String)> {
+        let posted = self.embed(content, &[&["--detach"], more].concat())?;
+        let [posted] = posted.as_slice() else { anyhow::bail!("detaching printed {posted:?}") };
+        ensure!(posted["jobs"].as_array().is_some_and(|jobs| jobs.len() == 1), "not one job: {posted}");
+        Ok((text(posted, "run")?, text(&posted["jobs"][0], "id")?))
+    }
+
     /// The client's jobs as its journal and the chain know them.
     pub(crate) fn jobs(&self) -> Result<Vec<Value>> {
         self.client.quern(&["job", "list"])
@@ -113,6 +138,29 @@ impl Story {
         })
     }
 
+    /// Waits for a job to be paid; once its receipt stands, its challenge window passes on the chain.
+    pub(crate) fn wait_for_payment(&self, id: &str) -> Result<Value> {
+        let mut passed = false;
+        eventually(&format!("job {id} to be paid"), PATIENCE, || {
+            let job = self.job(id)?;
+            match text(&job, "state")?.as_str() {
+                "completed" => return Ok(Some(job)),
+                "submitted" if !passed => {
+                    self.market.devnet.warp(5)?;
+                    passed = true;
+                }
+                "refunded" | "slashed" => anyhow::bail!("job {id} is not paid: {job}"),
+                _ => {}
+            }
+            Ok(None)
+        })
+    }
+
+    /// Transactions of an actor that are in blocks.
+    pub(crate) fn transactions(&self, actor: &Actor) -> Result<u64> {
+        self.market.devnet.transactions(&actor.address)
+    }
+
     /// The ledger re-derived from events, proven against the newest block: no difference.
     pub(crate) fn audit(&self) -> Result<Value> {
         let verdict = self.client.quern_one(&["audit", "ledger", "--head", "latest"])?;
@@ -136,4 +184,50 @@ impl Story {
         let balance = actor.quern_one(&["wallet", "balance"])?;
         Ok(text(&balance, bucket)?.parse()?)
     }
+}
+
+/// The vectors of results, in order.
+pub(crate) fn vectors(results: &[Value]) -> Vec<&Value> {
+    results.iter().map(|result| &result["vector"]).collect()
+}
+
+/// The call that sends a transaction.
+const SEND: &str = "eth_sendRawTransaction";
+
+/// The node takes one more transaction and is gone, its answer with it: who sent that one never learns what became of it.
+pub(crate) fn take_one_transaction(proxy: &RpcProxy) {
+    proxy.set_rule(|method, _, _| if method == SEND { Answer::Down } else { Answer::Honest });
+    let taken = AtomicBool::new(false);
+    proxy.set_gate(move |method, _| if method == SEND { !taken.swap(true, Ordering::SeqCst) } else { !taken.load(Ordering::SeqCst) });
+}
+
+/// Transactions as they were signed.
+pub(crate) type Held = Arc<Mutex<Vec<Value>>>;
+
+/// The node takes so many more transactions; those after them are held back, for whoever wants to send them later.
+pub(crate) fn hold_transactions(proxy: &RpcProxy, after: usize) -> Held {
+    let held = Held::default();
+    let (holding, passed) = (held.clone(), Mutex::new(Vec::new()));
+    proxy.set_gate(move |method, parameters| {
+        let (mut passed, mut holding) = (passed.lock().unwrap(), holding.lock().unwrap());
+        // The same one may be sent again and again.
+        let known = |all: &[Value]| all.contains(&parameters[0]);
+        if method != SEND || known(&passed) {
+            return true;
+        }
+        if passed.len() < after {
+            passed.push(parameters[0].clone());
+            return true;
+        }
+        if !known(&holding) {
+            holding.push(parameters[0].clone());
+        }
+        false
+    });
+    held
+}
+
+/// Waits for a transaction to be held back: the first one.
+pub(crate) fn wait_for_held(held: &Held) -> Result<Value> {
+    eventually("a transaction to be held back", PATIENCE, || Ok(held.lock().unwrap().first().cloned()))
 }
