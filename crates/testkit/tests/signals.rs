@@ -13,8 +13,8 @@ use quern_testkit::{eventually, repository};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long anything may take. Only a broken system needs it.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long anything may take, the first compilation of the contracts included. Only a broken system needs it.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A program whose children, and theirs, carry a mark in their environment by which they are found when it is gone.
 struct Marked {
@@ -51,10 +51,15 @@ impl Marked {
         running.unwrap();
     }
 
+    /// Sends a signal to the program alone.
+    fn signal(&self, signal: &str) -> bool {
+        let kill = ["-c", "kill -s \"$0\" \"$1\"", signal, &self.child.id().to_string()];
+        Command::new("bash").args(kill).status().is_ok_and(|status| status.success())
+    }
+
     /// Sends a signal to the program alone, and waits for its end.
     fn end(&mut self, signal: &str) -> ExitStatus {
-        let kill = ["-c", "kill -s \"$0\" \"$1\"", signal, &self.child.id().to_string()];
-        assert!(Command::new("bash").args(kill).status().unwrap().success());
+        assert!(self.signal(signal), "no signal could be sent");
         eventually("it to end", PATIENCE, || Ok(self.child.try_wait()?)).unwrap()
     }
 
@@ -67,6 +72,11 @@ impl Marked {
 
 impl Drop for Marked {
     fn drop(&mut self) {
+        // After a failure: asked to end, it takes its children along; killed, it could not.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal("TERM");
+            let _ = eventually("it to end", PATIENCE, || Ok(self.child.try_wait()?));
+        }
         // One that has ended already cannot be killed, and need not be.
         let _ = self.child.kill();
         let _ = self.child.wait();
