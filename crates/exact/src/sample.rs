@@ -6,7 +6,7 @@ use crate::{
     encoder::{Encoder, EncoderWeights},
     format::{FormatError, Q8Matrix, TableI32, VectorI32},
     header::{self, Header, NO_ID, flag},
-    layout::{Tensor, TensorName, TensorShape, WeightsError, tensor_specs},
+    layout::{Tensor, TensorName, TensorShape, TensorSpec, WeightsError, tensor_specs},
 };
 
 /// SplitMix64: the same numbers on every machine, for ever.
@@ -211,17 +211,23 @@ pub fn quick_matrix(generator: &mut Generator, rows: usize, cols: usize) -> Resu
 /// The header is invalid or unsupported.
 pub fn decoder_weights(header: &Header, seed: u64) -> Result<DecoderWeights, WeightsError> {
     let mut generator = Generator::new(seed);
-    let tensors = tensor_specs(header)?.into_iter().map(|spec| match (spec.name, spec.shape) {
+    let tensors = tensor_specs(header)?.into_iter().map(|spec| decoder_tensor(&mut generator, spec));
+    DecoderWeights::from_tensors(header, tensors.collect::<Vec<_>>())
+}
+
+/// The next tensor of [`decoder_weights`], for who does not want all of them in memory. `spec` is one of a valid header's.
+#[must_use]
+pub fn decoder_tensor(generator: &mut Generator, spec: TensorSpec) -> Tensor {
+    match (spec.name, spec.shape) {
         (_, TensorShape::Matrix { rows, cols, bias: false }) => {
-            Tensor::Matrix(quick_matrix(&mut generator, rows, cols).unwrap_or_else(|error| unreachable!("a valid header: {error}")))
+            Tensor::Matrix(quick_matrix(generator, rows, cols).unwrap_or_else(|error| unreachable!("a valid header: {error}")))
         }
         (TensorName::RotaryCos | TensorName::RotarySin, TensorShape::Table { rows, width }) => {
             let data = generator.i32s(rows * width, -(1 << 30), 1 << 30);
             Tensor::Table(TableI32::new(rows, width, data).unwrap_or_else(|error| unreachable!("a valid header: {error}")))
         }
-        (name, shape) => tensor(&mut generator, name, shape),
-    });
-    DecoderWeights::from_tensors(header, tensors.collect::<Vec<_>>())
+        (name, shape) => tensor(generator, name, shape),
+    }
 }
 
 /// A decoder of random weights.

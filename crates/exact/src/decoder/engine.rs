@@ -144,6 +144,12 @@ impl Decoder {
         &self.header
     }
 
+    /// The weights as the kernels read them.
+    #[must_use]
+    pub fn weights(&self) -> &PackedWeights {
+        &self.weights
+    }
+
     /// A cache for one sequence of at most so many positions; more than the context is the context.
     ///
     /// # Errors

@@ -84,6 +84,17 @@ impl PackedWeights {
     pub const fn header(&self) -> &Header {
         &self.header
     }
+
+    /// The matrices of each layer in the order in which a step reads them: query, key, value, output, gate, up, down.
+    pub fn layers(&self) -> impl Iterator<Item = [&Packed; 7]> {
+        self.layers.iter().map(|layer| [&layer.query, &layer.key, &layer.value, &layer.output, &layer.gate, &layer.up, &layer.down])
+    }
+
+    /// The product that makes logits.
+    #[must_use]
+    pub const fn head(&self) -> &Packed {
+        &self.head
+    }
 }
 
 /// The matrices of a layer in the order in which a step reads them.

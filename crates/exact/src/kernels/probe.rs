@@ -1,5 +1,8 @@
 //! What this machine can do at most, for figures that are shares of it. The caller has the clock.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
 use super::{Pool, isa::multiversion};
 
 /// Reads all bytes on all threads of a pool and returns their exclusive or. Over memory much larger than the caches, bytes by time is the bandwidth
@@ -17,10 +20,19 @@ pub fn read(pool: &Pool, bytes: &[u8]) -> u64 {
 
 multiversion! { fn xor(bytes: &[u8]) -> u64 = xor_body }
 
+/// Bytes that are asked for ahead of those that are read: with less or none, memory is not busy all the time.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 1 << 10;
+
 #[inline(always)]
 fn xor_body(bytes: &[u8]) -> u64 {
     let mut sums = [0u64; 64];
     for chunk in bytes.as_chunks::<512>().0 {
+        #[cfg(target_arch = "x86_64")]
+        for line in chunk.as_chunks::<64>().0 {
+            // SAFETY: every x86-64 has SSE; asking reads nothing, and an address beyond the end does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(AHEAD).cast()) };
+        }
         for (sum, word) in sums.iter_mut().zip(chunk.as_chunks::<8>().0) {
             *sum ^= u64::from_le_bytes(*word);
         }
@@ -37,6 +49,18 @@ pub fn multiply(pool: &Pool, rounds: u64) -> u64 {
         done.fetch_add(peak(pool, rounds), std::sync::atomic::Ordering::Relaxed);
     });
     done.into_inner()
+}
+
+/// Operations of the product kernels of this pool per weight and position: multiplying bytes, they need two multiply-adds.
+#[must_use]
+pub const fn operations_per_weight(pool: &Pool) -> usize {
+    match pool.isa() {
+        #[cfg(target_arch = "x86_64")]
+        super::Isa::Avx512(_) => 4,
+        #[cfg(target_arch = "aarch64")]
+        super::Isa::DotProd(_) => 4,
+        _ => 2,
+    }
 }
 
 const STEPS: u64 = 1000;
