@@ -172,11 +172,39 @@ fn what_cannot_be_run_is_said_before_anything_is_printed() {
 #[test]
 fn bench_prints_every_figure() {
     let home = Home::new(1024);
-    let report = home.json(&["model", "bench", &home.text("m.quern"), "--threads", "1"]);
-    for figure in ["decode_tps", "prefill512_tps", "check_tps", "batch8_tps", "dram_gbps", "dram_share", "int8_peak_gops"] {
+    let report = home.json(&["model", "bench", &home.text("m.quern"), "--threads", "1", "--profile"]);
+    let rates =
+        ["decode_tps", "prefill512_tps", "check_tps", "batch8_tps", "dram_gbps", "dram_share", "int8_peak_gops", "int8_kernel_gops"];
+    for figure in rates.into_iter().chain(["packed_bytes", "kv_bytes", "open_seconds"]) {
         assert!(report[figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure}: {report}");
     }
-    assert_eq!(report["threads"], 1);
+    assert_eq!((&report["threads"], &report["check_ids"]), (&json!(1), &json!(512)));
+    assert_eq!(report["packed_bytes"], json!(fs::metadata(home.path("m.quern.packed")).unwrap().len()));
+    let profile = report["profile"].as_array().unwrap();
+    for step in ["decode", "batch of 8", "check 256"] {
+        let shares = profile.iter().filter(|line| line["step"] == step).map(|line| line["share"].as_f64().unwrap());
+        assert!((shares.sum::<f64>() - 1.0).abs() < 1e-9, "{report}");
+    }
     let shown = home.json(&["model", "show", &home.text("m.quern")]);
     assert_eq!((&shown["header"]["family"], &shown["header"]["stopIds"]), (&json!(2), &json!([1])));
+}
+
+#[test]
+fn bench_measures_only_the_parts_that_were_asked_for() {
+    let home = Home::new(512);
+    let report = home.json(&["model", "bench", &home.text("m.quern"), "--threads", "1", "--runs", "1", "--parts", "prefill"]);
+    assert!(report["prefill512_tps"].as_f64().is_some_and(|figure| figure > 0.0), "{report}");
+    for figure in ["decode_tps", "check_tps", "batch8_tps", "dram_gbps", "dram_share", "int8_peak_gops"] {
+        assert!(report[figure].is_null(), "{figure}: {report}");
+    }
+}
+
+#[test]
+fn bench_of_an_encoder_prints_its_sentences_per_second() {
+    let home = Home::new(16);
+    let report = home.json(&["model", "bench", "--shape", "minilm", "--threads", "1", "--runs", "1", "--tokens", "3"]);
+    assert!(report["sentences_per_second"].as_f64().is_some_and(|figure| figure > 0.0), "{report}");
+    assert_eq!((&report["sentences"], &report["tokens"]), (&json!(32), &json!(3)));
+    let (_, what) = home.failure(&["model", "bench", "--shape", "minilm", "--tokens", "513"]);
+    assert!(what.contains("513"), "{what}");
 }

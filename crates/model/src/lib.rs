@@ -8,7 +8,7 @@
 //! | [`Reference`], [`DecoderReference`] | the same model in floats, for comparison |
 //! | [`Session`] | generation on this machine, without a job |
 //! | [`accuracy`] | how many questions a decoder answers right, exactly and in floats |
-//! | [`bench`] | how fast a decoder runs here |
+//! | [`bench`], [`bench_encoder`] | how fast a model runs here |
 //! | [`divergence`], [`fidelity`] | how far the two are apart, over a corpus |
 
 mod accuracy;
@@ -26,7 +26,7 @@ mod source;
 mod tokenizer;
 
 pub use accuracy::{Accuracy, Answer, Question, accuracy, right};
-pub use bench::{BenchReport, Shape, bench};
+pub use bench::{BenchReport, Limits, Op, Part, ProfileLine, Shape, bench, bench_encoder};
 pub use divergence::{DivergenceReport, divergence};
 pub use error::ModelError;
 pub use fidelity::{Corpus, Stratum, StratumReport, fidelity};

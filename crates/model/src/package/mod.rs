@@ -2,7 +2,7 @@
 
 mod import;
 mod layout;
-mod packed;
+pub(crate) mod packed;
 mod record;
 mod roots;
 mod write;

@@ -19,14 +19,15 @@ use std::{
 };
 
 use memmap2::{Advice, Mmap};
+use quern_commit::model::package_root;
 use quern_exact::{
     decoder::PackedWeights,
     format::{TableI32, VectorI32},
     header::Header,
     kernels::{Packed, PackedError},
-    layout::{PackedTensor, TensorRef, TensorShape, tensor_specs},
+    layout::{PackedTensor, Tensor, TensorRef, TensorShape, TensorSpec, tensor_specs},
 };
-use quern_types::PackageRoot;
+use quern_types::{B256, PackageRoot};
 
 use super::malformed;
 use crate::ModelError;
@@ -110,6 +111,51 @@ impl Writer {
     }
 }
 
+/// Bytes of the packed file of a model.
+pub(crate) fn length(header: &Header) -> Result<usize, ModelError> {
+    let specs = tensor_specs(header).map_err(|error| ModelError::Header { reason: error.to_string() })?;
+    Ok(HEAD + specs.iter().map(|spec| bytes_padded(spec.shape)).sum::<usize>())
+}
+
+/// Random weights, for measuring: a packed file as a package has one beside it, of a root that no package has.
+pub(crate) struct Unpublished<'a> {
+    header: &'a Header,
+    root: PackageRoot,
+    /// Where the package would be.
+    package: PathBuf,
+}
+
+impl<'a> Unpublished<'a> {
+    /// In `folder`, under this name. Writes the file tensor by tensor, unless one that fits is there.
+    pub(crate) fn new(
+        folder: &Path,
+        name: &str,
+        header: &'a Header,
+        mut make: impl FnMut(TensorSpec) -> Tensor,
+    ) -> Result<Self, ModelError> {
+        let root = package_root(header, &B256::ZERO, &B256::ZERO);
+        let unpublished = Self { header, root, package: folder.join(name) };
+        if let Err(Unfit::Missing | Unfit::Stale(_)) = Mapped::open(&unpublished.package, header, root) {
+            let path = path(&unpublished.package);
+            let staging = tempfile::Builder::new().prefix(".quern-packed-").tempdir_in(folder).map_err(ModelError::write(folder))?;
+            let new = staging.path().join("packed");
+            let mut writer = Writer::new(&new)?;
+            for spec in tensor_specs(header).map_err(|error| malformed(&path, &error))? {
+                writer.tensor(make(spec).as_ref())?;
+            }
+            writer.finish(root)?;
+            std::fs::rename(&new, &path).map_err(ModelError::write(&path))?;
+        }
+        Ok(unpublished)
+    }
+
+    /// Maps the file.
+    pub(crate) fn open(&self) -> Result<PackedWeights, ModelError> {
+        let mapped = Mapped::open(&self.package, self.header, self.root);
+        mapped.map_err(|unfit| malformed(&path(&self.package), &unfit))?.weights(self.header)
+    }
+}
+
 /// Why a packed file is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Unfit {
@@ -156,8 +202,7 @@ impl Mapped {
         // another name, from which they are renamed; the module's TRUST line says the rest.
         #[expect(unsafe_code, reason = "memory-mapped, so that a model opens at once and processes share it")]
         let bytes = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
-        let specs = tensor_specs(header).map_err(|error| Unfit::Unreadable(error.to_string()))?;
-        let length = HEAD + specs.iter().map(|spec| bytes_padded(spec.shape)).sum::<usize>();
+        let length = length(header).map_err(|error| Unfit::Unreadable(error.to_string()))?;
         let expected = head(root);
         match bytes.get(..HEAD) {
             Some(found) if found == expected && bytes.len() == length => {}
@@ -225,4 +270,36 @@ impl Comparison<'_> {
 
 fn bytes_padded(shape: TensorShape) -> usize {
     bytes(shape).next_multiple_of(ALIGNMENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use quern_exact::sample::{self, Generator};
+
+    use super::*;
+
+    #[test]
+    fn a_file_of_random_weights_is_written_once_and_mapped_again() {
+        let (folder, header) = (tempfile::tempdir().unwrap(), sample::small_decoder_header());
+        let (mut generator, mut made) = (Generator::new(1), 0);
+        let mut unpublished = || {
+            Unpublished::new(folder.path(), "random", &header, |spec| {
+                made += 1;
+                sample::decoder_tensor(&mut generator, spec)
+            })
+            .unwrap()
+            .open()
+            .unwrap()
+        };
+        let (first, second) = (unpublished(), unpublished());
+        assert_eq!(made, tensor_specs(&header).unwrap().len());
+        let expected = PackedWeights::new(&sample::decoder(&header, 1).unwrap());
+        for weights in [first, second] {
+            assert_eq!(weights.head().as_bytes(), expected.head().as_bytes());
+            let layers = weights.layers().zip(expected.layers()).flat_map(|(found, expected)| found.into_iter().zip(expected));
+            assert!(layers.into_iter().all(|(found, expected)| found.as_bytes() == expected.as_bytes()));
+        }
+        let path = path(&folder.path().join("random"));
+        assert_eq!(std::fs::metadata(path).unwrap().len(), length(&header).unwrap() as u64);
+    }
 }

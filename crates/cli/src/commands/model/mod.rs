@@ -58,7 +58,7 @@ pub enum Command {
     ///
     /// Answers greedily, through the model's chat template where there is one; with --reference also by the float model that the package was made of.
     Accuracy(accuracy::Args),
-    /// Measure how fast a decoder runs on this machine
+    /// Measure how fast a model runs on this machine
     Bench(bench::Args),
     /// Register a package on the chain, so that jobs can name it
     Register(registry::RegisterArgs),
