@@ -1,4 +1,7 @@
-"""Tokens per second of llama.cpp on a GGUF file: llama_cpp_peer.py FILE THREADS PROMPT DECODE, one line of JSON."""
+"""Tokens per second of llama.cpp on a GGUF file: llama_cpp_peer.py FILE THREADS PROMPT DECODE [plain], one line of JSON.
+
+With `plain` weights stay as they are in the file: no AMX, and no repacking for other instructions.
+"""
 
 import json
 import statistics
@@ -15,7 +18,9 @@ def main() -> None:
     path, threads, prompt, decode = sys.argv[1], *map(int, sys.argv[2:5])
     llama.llama_log_set(llama.llama_log_callback(lambda *_: None), None)
     llama.llama_backend_init()
-    model = llama.llama_model_load_from_file(path.encode(), llama.llama_model_default_params())
+    params = llama.llama_model_default_params()
+    params.use_extra_bufts = sys.argv[5:] != ["plain"]
+    model = llama.llama_model_load_from_file(path.encode(), params)
     if not model:
         sys.exit(f"llama.cpp cannot load {path}")
     params = llama.llama_context_default_params()
@@ -52,7 +57,8 @@ def main() -> None:
     for at in range(decode):
         run(8 + at, 1)
     decoded = decode / (time.perf_counter() - start)
-    print(json.dumps({"prefill_tps": round(statistics.median(prefill), 2), "decode_tps": round(decoded, 2)}))
+    system = llama.llama_print_system_info().decode().strip()
+    print(json.dumps({"prefill_tps": round(statistics.median(prefill), 2), "decode_tps": round(decoded, 2), "system": system}))
 
 
 main()
