@@ -8,7 +8,7 @@ use quern_exact::{
     arith::clamp32,
     decoder::Decoder,
     header::{Header, flag},
-    kernels::{self, KvCache, Operands, Packed, Pool, Reach, Sequence},
+    kernels::{self, AttentionScratch, ChoiceScratch, KvCache, Operands, Packed, Pool, Reach, Sequence},
     reference::{Attention, Draw},
     sample::Generator,
 };
@@ -143,6 +143,8 @@ struct Twin<'a> {
     step: Step,
     /// Of each sequence, one per layer.
     caches: Vec<Vec<KvCache>>,
+    scratch: AttentionScratch,
+    choices: ChoiceScratch,
     operands: Operands,
     gain: Vec<i32>,
     turn: Vec<i32>,
@@ -170,7 +172,7 @@ impl<'a> Twin<'a> {
             (0..count).map(|_| i32::try_from(generator.within(-most, most)).unwrap_or(0)).collect()
         };
         let past = numbers(step.first * kv, 30_000);
-        let mut cache = || {
+        let cache = || {
             let mut cache = KvCache::new(header.kv_heads as usize, header.head_dim as usize, step.first + step.rows);
             cache.append(pool.isa(), &past, &past, &vec![0; header.kv_heads as usize]);
             cache
@@ -182,6 +184,8 @@ impl<'a> Twin<'a> {
             step,
             caches,
             operands: Operands::new(pool.isa()),
+            scratch: AttentionScratch::default(),
+            choices: ChoiceScratch::default(),
             gain: vec![1 << 14; dim.max(header.head_dim as usize)],
             turn: vec![1 << 29; header.rotary_dims as usize / 2],
             x: numbers(rows * dim, 30_000),
@@ -288,7 +292,7 @@ impl<'a> Twin<'a> {
             clock.lap(Op::Operands);
             kernels::linear_into(pool, &mut [(weights.head(), &mut self.logits)], &self.operands);
             clock.lap(Op::Head);
-            let _ = kernels::choose(pool, header.vocabulary as usize, &self.logits, &draws);
+            kernels::choose(pool, header.vocabulary as usize, &self.logits, &draws, &mut self.choices).for_each(drop);
             clock.lap(Op::Choice);
         }
         clock.spent
@@ -316,7 +320,7 @@ impl<'a> Twin<'a> {
             .map(|(at, caches)| Sequence { cache: &caches[layer], rows: at * rows..(at + 1) * rows, first: self.step.first })
             .collect();
         let reach = Reach::Causal { window: header.window as usize };
-        kernels::attend(self.pool, &attention, reach, &sequences, &self.q, &mut self.mixed);
+        kernels::attend(self.pool, &attention, reach, &sequences, &self.q, &mut self.mixed, &mut self.scratch);
     }
 }
 
