@@ -103,7 +103,9 @@ pub enum ModelError {
         found: String,
     },
     /// The system refuses the memory that a tensor packed for the kernels takes, where it cannot be packed into a file.
-    #[error("{path}: tensor {tensor} cannot be packed into memory; where the package's folder is writable, it is packed into a file instead")]
+    #[error(
+        "{path}: tensor {tensor} cannot be packed into memory; where the package's folder is writable, it is packed into a file instead"
+    )]
     OutOfMemory {
         /// The package.
         path: PathBuf,
