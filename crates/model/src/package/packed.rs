@@ -296,8 +296,8 @@ mod tests {
         let expected = PackedWeights::new(&sample::decoder(&header, 1).unwrap());
         for weights in [first, second] {
             assert_eq!(weights.head().as_bytes(), expected.head().as_bytes());
-            let layers = weights.layers().zip(expected.layers()).flat_map(|(found, expected)| found.into_iter().zip(expected));
-            assert!(layers.into_iter().all(|(found, expected)| found.as_bytes() == expected.as_bytes()));
+            let mut layers = weights.layers().zip(expected.layers()).flat_map(|(found, expected)| found.into_iter().zip(expected));
+            assert!(layers.all(|(found, expected)| found.as_bytes() == expected.as_bytes()));
         }
         let path = path(&folder.path().join("random"));
         assert_eq!(std::fs::metadata(path).unwrap().len(), length(&header).unwrap() as u64);
