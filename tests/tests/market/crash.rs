@@ -61,11 +61,10 @@ fn worker_killed_at_every_step_loses_no_job_and_pays_and_submits_once() {
     }
     let mut worker = story.worker(&[]).unwrap();
     finish(&jobs);
-    assert!(worker.terminate().unwrap().success());
-
     for (point, id) in &jobs {
         assert_eq!(story.client.quern(&["job", "result", id]).unwrap().len(), 1, "{point}");
     }
+    assert!(worker.terminate().unwrap().success());
     assert_eq!(story.jobs().unwrap().len(), POINTS.len());
     assert_eq!(story.balance(&story.owner, "lock").unwrap(), 0);
     assert_eq!(story.balance(&story.client, "escrow").unwrap(), 0);
@@ -95,9 +94,9 @@ fn worker_killed_before_it_learns_that_its_transaction_is_mined_sends_no_other()
     proxy.be_honest();
     let mut worker = story.worker(&[]).unwrap();
     worker.wait_for_line("state=\"paid\"", PATIENCE).unwrap();
+    assert_eq!(story.client.quern(&["job", "result", &id]).unwrap().len(), 5);
     assert!(worker.terminate().unwrap().success());
     assert_eq!(story.transactions(&story.operator).unwrap(), TRANSACTIONS);
-    assert_eq!(story.client.quern(&["job", "result", &id]).unwrap().len(), 5);
     story.audit().unwrap();
 }
 
