@@ -127,7 +127,7 @@ mod tests {
     fn state_and_operator_are_read_out_of_the_word_of_a_job() {
         let operator = Address::repeat_byte(0xab);
         // As JobWords.claimed packs it, with state Submitted and every other field full.
-        let word = U256::from(3)
+        let word: U256 = U256::from(3)
             | U256::from(u64::MAX) >> 24 << 8
             | U256::from(u16::MAX) << 48
             | U256::from_be_slice(operator.as_slice()) << 64
