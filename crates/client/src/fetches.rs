@@ -127,7 +127,7 @@ mod tests {
             claim_by: 100,
             deliver_within: 60,
             designated: Address::ZERO,
-            input: quern_store::dag::content_id(b""),
+            input: quern_store::dag::content_id(b"").expect("an id"),
             salt: B256::ZERO,
         };
         let receipt = Receipt {

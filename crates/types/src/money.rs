@@ -1,6 +1,6 @@
 //! Amounts of the market's token.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, iter::Sum, str::FromStr};
 
 use alloy_primitives::U256;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -132,6 +132,14 @@ impl TryFrom<U256> for Amount {
 
     fn try_from(value: U256) -> Result<Self, Self::Error> {
         u128::try_from(value).map(Self).map_err(|_| MoneyError::TooLarge { what: "a 256-bit value", limit: "128 bits" })
+    }
+}
+
+impl Sum for Amount {
+    /// # Panics
+    /// Past 128 bits, which no sum of balances of one token of that width can reach.
+    fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
+        iter.fold(Self::ZERO, |a, b| a.checked_add(b).expect("a sum of balances fits 128 bits"))
     }
 }
 
