@@ -123,7 +123,7 @@ proptest! {
 
     #[test]
     fn engine_equals_plain_ops_for_every_variant_and_every_cut(
-        header in header(), seed in any::<u64>(), len in 1..20usize, lengths in vec(1..8usize, 1..4), temperature in prop_oneof![Just(0), Just(65_536), any::<u32>()],
+        header in header(), seed in any::<u64>(), len in 1..20usize, lengths in vec(1..20usize, 1..4), temperature in prop_oneof![Just(0), Just(65_536), any::<u32>()],
     ) {
         let model = sample::decoder(&header, seed).expect("a valid header");
         let rule = Rule { temperature, ..sampled(5) };

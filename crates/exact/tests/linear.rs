@@ -68,10 +68,11 @@ fn pool(isa: Isa, threads: usize) -> Pool {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
-    /// Rows below, at and above one, three and four blocks; columns of every rest by 4 and by 128; every width of a tile.
+    /// Rows below, at and above one, three and four blocks; columns of every rest by 4, and about 64 and 128; every width of a tile, panels of two
+    /// widths.
     #[test]
     fn products_equal_plain_for_every_class_of_shape(
-        (matrix, rows) in (prop_oneof![1..20usize, 45..52usize, 60..70usize], prop_oneof![1..12usize, 124..136usize, 250..300usize], 1..26usize)
+        (matrix, rows) in (prop_oneof![1..20usize, 45..52usize, 60..70usize], prop_oneof![1..12usize, 60..70usize, 124..136usize, 250..300usize], 1..41usize)
             .prop_flat_map(|(rows, cols, positions)| (matrix(rows, cols), activations(cols * positions)))
     ) {
         let expected = plain(&matrix, &rows);
@@ -98,18 +99,19 @@ proptest! {
     }
 
     #[test]
-    fn operands_filled_again_forget_what_they_were(first in activations(9 * 130), second in activations(3 * 37)) {
+    fn operands_filled_again_forget_what_they_were(first in activations(9 * 130), second in activations(3 * 37), third in activations(20 * 70)) {
         for isa in Isa::available() {
             let pool = pool(isa, 2);
             let mut operands = Operands::new(isa);
-            operands.fill(&pool, &first, 130);
-            operands.fill(&pool, &second, 37);
-            for (at, row) in second.chunks_exact(37).enumerate() {
-                let plain = reference::to_operand(row);
-                prop_assert_eq!((operands.row(at), operands.shift(at)), (plain.elements, plain.shift));
+            for (rows, cols) in [(&first, 130), (&second, 37), (&third, 70), (&first, 130)] {
+                operands.fill(&pool, rows, cols);
+                for (at, row) in rows.chunks_exact(cols).enumerate() {
+                    let plain = reference::to_operand(row);
+                    prop_assert_eq!((operands.row(at), operands.shift(at)), (plain.elements, plain.shift));
+                }
+                let matrix = random(19, cols, 3);
+                prop_assert_eq!(kernels::linear(isa, &Packed::new(&matrix), &operands), self::plain(&matrix, rows));
             }
-            let matrix = random(19, 37, 3);
-            prop_assert_eq!(kernels::linear(isa, &Packed::new(&matrix), &operands), self::plain(&matrix, &second));
         }
     }
 }
@@ -146,7 +148,7 @@ fn products_at_every_limit_fit_in_every_tile() {
             let mantissas = vec![u16::MAX; rows * cols.div_ceil(128)];
             let matrix = Q8Matrix::new(rows, cols, vec![weight; rows * cols], mantissas, shifts, Some(vec![-LIMIT; rows])).expect("legal");
             let packed = Packed::new(&matrix);
-            for positions in [1, 2, 3, 4, 8] {
+            for positions in [1, 2, 3, 4, 8, 17] {
                 let x: Vec<i32> = (0..positions).flat_map(|at| vec![if at % 2 == 0 { LIMIT } else { -LIMIT }; cols]).collect();
                 let expected = plain(&matrix, &x);
                 for isa in Isa::available() {

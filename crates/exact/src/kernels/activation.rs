@@ -6,9 +6,9 @@ use crate::{arith::clamp32, tables::NORMAL_CDF};
 /// GELU (erf) of each element, in place.
 pub fn gelu_erf(isa: Isa, elements: &mut [i32]) {
     match isa {
-        // SAFETY: a value of `Avx512` exists only on a machine that has the instructions.
+        // SAFETY: values of `Avx512` and `Amx` exist only on a machine that has the instructions.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(_) => unsafe { avx512::gelu_erf(elements) },
+        Isa::Avx512(_) | Isa::Amx(_) => unsafe { avx512::gelu_erf(elements) },
         _ => plain(isa, elements),
     }
 }

@@ -97,9 +97,9 @@ macro_rules! rounds {
 /// The permutation, of each state.
 pub(super) fn permute(isa: Isa, words: &mut States) {
     match isa {
-        // SAFETY: a value of `Avx512` exists only on a machine that has the instructions.
+        // SAFETY: values of `Avx512` and `Amx` exist only on a machine that has the instructions.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(_) => unsafe { avx512::permute(words) },
+        Isa::Avx512(_) | Isa::Amx(_) => unsafe { avx512::permute(words) },
         _ => {
             for state in 0..STATES {
                 let mut one: [u64; 25] = std::array::from_fn(|at| words[at][state]);

@@ -1,4 +1,4 @@
-//! Fast twins of [`reference`](crate::reference), equal to the bit on every input: by AVX-512 with VNNI, AVX2, NEON (with or without its dot
+//! Fast twins of [`reference`](crate::reference), equal to the bit on every input: by AMX, AVX-512 with VNNI, AVX2, NEON (with or without its dot
 //! product), or as the compiler makes them. Which one runs is chosen at run time ([`Isa`]) and never shows in a result; neither does the number
 //! of threads ([`Pool`]).
 //!
@@ -24,6 +24,8 @@ mod rms;
 mod rope;
 mod rows;
 mod slots;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod unroll;
 

@@ -8,14 +8,21 @@ use crate::{
     bounds::PRODUCT_COLS,
 };
 
-/// Columns that lie together; rows are padded with zeros to a multiple.
+/// Columns that lie together.
 const QUAD: usize = 4;
+/// Columns that lie together in tiles of AMX.
+#[cfg(target_arch = "x86_64")]
+const TILE: usize = super::tiles::TILE_BYTES;
+/// Positions from which tiles of AMX are faster than the multiply-adds of AVX-512.
+#[cfg(target_arch = "x86_64")]
+const TILES_FROM: usize = 8;
 
 /// Operands of a product, one per position, laid out for the kernels of one instruction set. Can be filled again and again.
 ///
 /// Positions form panels, the width of a tile at most and of nearly equal width: 20 positions are two sevens and a six. Most kernels read rows of
 /// int16. Kernels with a dot product of bytes read digits, q + 32768 = 256 · high + low (or q - 128, for signed bytes):
-/// `[panel][high, low][quad of columns][position][column]`.
+/// `[panel][high, low][quad of columns][position][column]`. In tiles of AMX, 64 columns lie together instead of four; what pads a row to a
+/// multiple of 64 is left as it was, since kernels multiply it by zeros.
 #[derive(Debug, Clone)]
 pub struct Operands {
     isa: Isa,
@@ -75,7 +82,8 @@ impl Operands {
         let Some(form) = digits_of(self.isa) else { return self.elements(row)[..self.cols].to_vec() };
         let panel = (0..self.panels()).map(|panel| self.panel(panel)).find(|panel| panel.contains(&row)).unwrap_or(0..0);
         let [high, low] = self.digits(&panel);
-        let at = |col: usize| (col / QUAD * panel.len() + row - panel.start) * QUAD + col % QUAD;
+        let run = self.run();
+        let at = |col: usize| (col / run * panel.len() + row - panel.start) * run + col % run;
         (0..self.cols).map(|col| form.join(high[at(col)], low[at(col)])).collect()
     }
 
@@ -90,12 +98,14 @@ impl Operands {
         self.shifts.resize(count, 0);
         let stride = self.stride();
         let form = digits_of(self.isa);
-        // Padding is written too: what stood there was another shape's.
+        // Padding to a quad is written too: what stood there was another shape's.
         match form {
             None => self.elements.resize(count * stride, 0),
             Some(_) => self.digits.resize(2 * count * stride, 0),
         }
         let (panels, widest) = (self.panels(), self.panel_max());
+        #[cfg(target_arch = "x86_64")]
+        let in_tiles = self.in_tiles();
         let (shifts, elements, digits) = (Slots::new(&mut self.shifts), Slots::new(&mut self.elements), Slots::new(&mut self.digits));
         // A part of less than some thousand elements is not worth waking a thread for.
         let parts = panels.min(4 * pool.threads()).min((rows.len() >> 13).max(1));
@@ -109,9 +119,12 @@ impl Operands {
                     // SAFETY: as above.
                     let digits = unsafe { digits.piece(2 * positions.start * stride..2 * positions.end * stride) };
                     match pool.isa() {
-                        // SAFETY: a value of `Avx512` exists only on a machine that has the instructions.
+                        // SAFETY: a value of `Amx` exists only on a machine that has the instructions of `Avx512` too.
                         #[cfg(target_arch = "x86_64")]
-                        Isa::Avx512(_) => unsafe { avx512::fill_digits(rows, cols, shifts, digits) },
+                        Isa::Amx(_) if in_tiles => unsafe { avx512::fill_tiles(rows, cols, shifts, digits) },
+                        // SAFETY: values of `Avx512` and `Amx` exist only on a machine that has the instructions.
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Avx512(_) | Isa::Amx(_) => unsafe { avx512::fill_digits(rows, cols, shifts, digits) },
                         _ => fill_digits(form, rows, cols, shifts, digits),
                     }
                 } else {
@@ -125,7 +138,22 @@ impl Operands {
 
     /// Elements from one row to the next.
     const fn stride(&self) -> usize {
-        self.cols.next_multiple_of(QUAD)
+        self.cols.next_multiple_of(self.run())
+    }
+
+    /// Columns that lie together.
+    const fn run(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.in_tiles() {
+            return TILE;
+        }
+        QUAD
+    }
+
+    /// Whether they are laid out for tiles of AMX.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) const fn in_tiles(&self) -> bool {
+        matches!(self.isa, Isa::Amx(_)) && self.rows() >= TILES_FROM
     }
 
     /// Whether kernels of `isa` read this layout.
@@ -140,7 +168,9 @@ impl Operands {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(_) => 3,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(_) => 8,
+            Isa::Amx(_) if self.in_tiles() => super::tiles::TILE_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(_) | Isa::Amx(_) => 8,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => 1,
             #[cfg(target_arch = "aarch64")]
@@ -163,7 +193,7 @@ impl Operands {
         &self.elements[row * self.stride()..(row + 1) * self.stride()]
     }
 
-    /// The high and the low digits of a panel: `[quad][position][column]`.
+    /// The high and the low digits of a panel: `[quad][position][column]`, or in tiles `[64 columns][position][column]`.
     pub(super) fn digits(&self, panel: &Range<usize>) -> [&[u8]; 2] {
         let len = panel.len() * self.stride();
         let (high, low) = self.digits[2 * panel.start * self.stride()..][..2 * len].split_at(len);
@@ -171,16 +201,18 @@ impl Operands {
     }
 }
 
-/// Panels of nearly equal width.
+/// Panels of nearly equal width, the wider ones first.
 fn panel_of(positions: usize, widest: usize, panel: usize) -> Range<usize> {
     let panels = positions.div_ceil(widest);
-    positions * panel / panels..positions * (panel + 1) / panels
+    let (width, wider) = (positions / panels, positions % panels);
+    let start = |panel: usize| panel * width + panel.min(wider);
+    start(panel)..start(panel + 1)
 }
 
 const fn digits_of(isa: Isa) -> Option<Digits> {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(_) => Some(Digits::Unsigned),
+        Isa::Avx512(_) | Isa::Amx(_) => Some(Digits::Unsigned),
         #[cfg(target_arch = "aarch64")]
         Isa::DotProd(_) => Some(Digits::Signed),
         _ => None,
@@ -299,7 +331,7 @@ mod avx512 {
         _mm512_setzero_si512, _mm512_sra_epi32, _mm512_srli_epi32,
     };
 
-    use super::{QUAD, bit_length};
+    use super::{QUAD, TILE, bit_length};
 
     /// As the plain one, for unsigned digits.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
@@ -319,6 +351,29 @@ mod avx512 {
                     unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), digits) };
                     for (slot, bytes) in slots[first..].iter_mut().step_by(width).zip(bytes) {
                         *slot = bytes;
+                    }
+                }
+            }
+        }
+    }
+
+    /// As the plain one, for unsigned digits in tiles.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn fill_tiles(rows: &[i32], cols: usize, shifts: &mut [u32], digits: &mut [u8]) {
+        let (width, half) = (shifts.len(), digits.len() / 2);
+        let (highs, lows) = digits.split_at_mut(half);
+        for (position, (row, shift)) in rows.chunks_exact(cols).zip(shifts).enumerate() {
+            *shift = shift_of(row);
+            let step = Step::new(*shift);
+            for (at, columns) in row.chunks(TILE).enumerate() {
+                let first = (at * width + position) * TILE;
+                let slots = highs[first..][..TILE].chunks_exact_mut(16).zip(lows[first..][..TILE].chunks_exact_mut(16));
+                for (part, (highs, lows)) in columns.chunks(16).zip(slots) {
+                    let [high, low] = step.digits(part);
+                    // SAFETY: 16 bytes are writable at each; the stores need no alignment.
+                    unsafe {
+                        _mm_storeu_si128(highs.as_mut_ptr().cast(), high);
+                        _mm_storeu_si128(lows.as_mut_ptr().cast(), low);
                     }
                 }
             }

@@ -70,6 +70,8 @@ fn peak(pool: &Pool, rounds: u64) -> u64 {
         // SAFETY: a value of `Avx512` exists only on a machine that has the instructions.
         #[cfg(target_arch = "x86_64")]
         super::Isa::Avx512(_) => unsafe { x86::bytes(rounds) },
+        #[cfg(target_arch = "x86_64")]
+        super::Isa::Amx(amx) => x86::tiles(amx, rounds),
         // SAFETY: a value of `Avx2` exists only on a machine that has the instructions.
         #[cfg(target_arch = "x86_64")]
         super::Isa::Avx2(_) => unsafe { x86::pairs(rounds) },
@@ -94,6 +96,7 @@ fn plain(rounds: u64) -> u64 {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::{
+        arch::asm,
         arch::x86_64::{
             _mm256_add_epi32, _mm256_madd_epi16, _mm256_set1_epi16, _mm256_setzero_si256, _mm512_dpbusd_epi32, _mm512_set1_epi8,
             _mm512_setzero_si512,
@@ -102,6 +105,26 @@ mod x86 {
     };
 
     use super::STEPS;
+    use crate::kernels::{
+        isa::Amx,
+        tiles::{TILE_ROWS, Tiles},
+    };
+
+    pub(super) fn tiles(amx: Amx, rounds: u64) -> u64 {
+        let mut tiles = Tiles::new(amx);
+        tiles.shape(TILE_ROWS);
+        for _ in 0..rounds * STEPS / 16 {
+            // SAFETY: the tiles have a shape, so the machine has the instructions; no memory is touched.
+            unsafe {
+                asm!(
+                    "tdpbusd tmm0, tmm4, tmm6", "tdpbusd tmm1, tmm5, tmm6", "tdpbusd tmm2, tmm4, tmm7", "tdpbusd tmm3, tmm5, tmm7",
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    options(nomem, nostack, preserves_flags),
+                );
+            }
+        }
+        rounds * STEPS / 16 * 4 * 16 * 16 * 64 * 2
+    }
 
     #[target_feature(enable = "avx512f,avx512vnni")]
     pub(super) fn bytes(rounds: u64) -> u64 {

@@ -173,9 +173,9 @@ fn load_query_body(query: &[i32], digits: &mut [[[i16; 2]; 2]], stride: usize) -
 /// Dot products of every query with every key of whole blocks: `[query][position]`.
 fn dots(isa: Isa, keys: &[Pairs], digits: &[[[i16; 2]; 2]], count: usize, out: &mut [i64]) {
     match isa {
-        // SAFETY: a value of `Avx512` exists only on a machine that has the instructions.
+        // SAFETY: values of `Avx512` and `Amx` exist only on a machine that has the instructions.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(_) => unsafe { avx512::dots(keys, digits, count, out) },
+        Isa::Avx512(_) | Isa::Amx(_) => unsafe { avx512::dots(keys, digits, count, out) },
         // SAFETY: a value of `Avx2` exists only on a machine that has the instructions.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(_) => unsafe { avx2::dots(keys, digits, count, out) },
@@ -188,9 +188,9 @@ fn dots(isa: Isa, keys: &[Pairs], digits: &[[[i16; 2]; 2]], count: usize, out: &
 /// Sums of weight times value over a run of positions, added to `sums`: `[query]` every `stride`, 16 dims each.
 fn mix(isa: Isa, values: &[Pairs], weights: &[Weights], sums: &mut [i64], stride: usize) {
     match isa {
-        // SAFETY: a value of `Avx512` exists only on a machine that has the instructions.
+        // SAFETY: values of `Avx512` and `Amx` exist only on a machine that has the instructions.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(_) => unsafe { avx512::mix(values, weights, sums, stride) },
+        Isa::Avx512(_) | Isa::Amx(_) => unsafe { avx512::mix(values, weights, sums, stride) },
         // SAFETY: a value of `Avx2` exists only on a machine that has the instructions.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(_) => unsafe { avx2::mix(values, weights, sums, stride) },
@@ -203,9 +203,9 @@ fn mix(isa: Isa, values: &[Pairs], weights: &[Weights], sums: &mut [i64], stride
 /// Scores from dot products, in place: `rs(dot · c, 36 - s_q - s_k)`. Returns the greatest.
 fn scale(isa: Isa, scores: &mut [i64], key_shifts: &[u8], query_shift: u32, score_scale: u32) -> i64 {
     match isa {
-        // SAFETY: a value of `Avx512` exists only on a machine that has the instructions.
+        // SAFETY: values of `Avx512` and `Amx` exist only on a machine that has the instructions.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(_) => unsafe { avx512::scale(scores, key_shifts, query_shift, score_scale) },
+        Isa::Avx512(_) | Isa::Amx(_) => unsafe { avx512::scale(scores, key_shifts, query_shift, score_scale) },
         _ => scale_plain(isa, scores, key_shifts, query_shift, score_scale),
     }
 }
@@ -213,9 +213,9 @@ fn scale(isa: Isa, scores: &mut [i64], key_shifts: &[u8], query_shift: u32, scor
 /// The weights of a run of positions, of those that are live; 0 for the others. Returns the weights' sum.
 fn weigh(isa: Isa, scores: &[i64], live: &Range<usize>, max: i64, weights: &mut Weights) -> i64 {
     match isa {
-        // SAFETY: a value of `Avx512` exists only on a machine that has the instructions.
+        // SAFETY: values of `Avx512` and `Amx` exist only on a machine that has the instructions.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(_) => unsafe { avx512::weigh(scores, live, max, weights) },
+        Isa::Avx512(_) | Isa::Amx(_) => unsafe { avx512::weigh(scores, live, max, weights) },
         _ => weigh_plain(isa, scores, live, max, weights),
     }
 }

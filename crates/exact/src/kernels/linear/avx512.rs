@@ -75,9 +75,26 @@ pub(super) fn run(job: &Job<'_>, blocks: Range<usize>, x: &Operands, panels: Ran
     }
 }
 
-/// Sums of a tile: for each position and block, the even rows, then the odd ones.
+/// Sums of the even or of the odd rows of a block.
+#[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Sums<const R: usize, const N: usize>([[[[i64; 8]; 2]; R]; N]);
+pub(super) struct Eight(pub(super) [i64; 8]);
+
+impl Eight {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(super) fn load(&self) -> __m512i {
+        // SAFETY: 64 bytes are readable, aligned by the type.
+        unsafe { _mm512_load_si512(self.0.as_ptr().cast()) }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(super) fn store(&mut self, sums: __m512i) {
+        // SAFETY: 64 bytes are writable, aligned by the type.
+        unsafe { _mm512_store_si512(self.0.as_mut_ptr().cast(), sums) };
+    }
+}
 
 /// One tile over the whole of K. `TWICE`: one digit after the other.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
@@ -103,12 +120,13 @@ fn tile<const R: usize, const N: usize, const TWICE: bool>(job: &Job<'_>, block:
     let (high, low) = (high.as_ptr(), low.as_ptr());
     let zero = _mm512_setzero_si512();
 
-    let mut sums = Sums::<R, N>([[[[0; 8]; 2]; R]; N]);
+    // For each position and block, the even rows, then the odd ones.
+    let mut sums = [[[Eight([0; 8]); 2]; R]; N];
     for r in 0..R {
         let [even, odd] = correction(view.tails, block + r);
         for n in 0..N {
-            store(&mut sums.0[n][r][0], even);
-            store(&mut sums.0[n][r][1], odd);
+            sums[n][r][0].store(even);
+            sums[n][r][1].store(odd);
         }
     }
     for group in 0..groups {
@@ -149,9 +167,9 @@ fn tile<const R: usize, const N: usize, const TWICE: bool>(job: &Job<'_>, block:
             let odd = _mm512_srli_epi64::<32>(even);
             unroll!(OF < N, {
                 let product = products[AT][OF];
-                let [evens, odds] = &mut sums.0[OF][AT];
-                store(evens, _mm512_add_epi64(load(evens), _mm512_mul_epi32(product, even)));
-                store(odds, _mm512_add_epi64(load(odds), _mm512_mul_epi32(_mm512_srli_epi64::<32>(product), odd)));
+                let [evens, odds] = &mut sums[OF][AT];
+                evens.store(_mm512_add_epi64(evens.load(), _mm512_mul_epi32(product, even)));
+                odds.store(_mm512_add_epi64(odds.load(), _mm512_mul_epi32(_mm512_srli_epi64::<32>(product), odd)));
             });
         });
     }
@@ -161,9 +179,9 @@ fn tile<const R: usize, const N: usize, const TWICE: bool>(job: &Job<'_>, block:
     }
     for r in 0..R {
         let tail = Finish::new(view.tails, block + r);
-        for (position, (sums, &shift)) in positions.clone().zip(sums.0.iter().zip(&shifts)) {
+        for (position, (sums, &shift)) in positions.clone().zip(sums.iter().zip(&shifts)) {
             let [even, odd] = &sums[r];
-            tail.write(job.results(block + r, position), [load(even), load(odd)], shift);
+            tail.write(job.results(block + r, position), [even.load(), odd.load()], shift);
         }
     }
 }
@@ -251,24 +269,10 @@ unsafe fn broadcast(four: *const u8) -> __m512i {
     _mm512_set1_epi32(unsafe { four.cast::<i32>().read_unaligned() })
 }
 
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn load(eight: &[i64; 8]) -> __m512i {
-    // SAFETY: 64 bytes are readable; every array within `Sums` is aligned to 64 because `Sums` is and each array is 64 bytes long.
-    unsafe { _mm512_load_si512(eight.as_ptr().cast()) }
-}
-
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn store(eight: &mut [i64; 8], sums: __m512i) {
-    // SAFETY: 64 bytes are writable, aligned as in `load`.
-    unsafe { _mm512_store_si512(eight.as_mut_ptr().cast(), sums) };
-}
-
 /// What multiplying by q + 32768 added, negated: -32768 · Σ m · Σ w of each row, even rows and odd rows. |·| < 2^53.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn correction(tails: &[u8], block: usize) -> [__m512i; 2] {
+pub(super) fn correction(tails: &[u8], block: usize) -> [__m512i; 2] {
     let sums = tails[block * TAIL_BYTES..][..8 * BLOCK].as_ptr();
     // SAFETY: 128 bytes are readable; the loads need no alignment.
     let (first, second) = unsafe { (_mm512_loadu_si512(sums.cast()), _mm512_loadu_si512(sums.add(64).cast())) };
@@ -280,7 +284,7 @@ fn correction(tails: &[u8], block: usize) -> [__m512i; 2] {
 }
 
 /// What turns sums into results, for the even and the odd rows of a block: shifts and biases as int64.
-struct Finish {
+pub(super) struct Finish {
     shifts: [__m512i; 2],
     biases: [__m512i; 2],
 }
@@ -288,7 +292,7 @@ struct Finish {
 impl Finish {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     #[inline]
-    fn new(tails: &[u8], block: usize) -> Self {
+    pub(super) fn new(tails: &[u8], block: usize) -> Self {
         let tail = tails[block * TAIL_BYTES..][..TAIL_BYTES].as_ptr();
         // SAFETY: the tail's 16 shifts and 16 biases are readable; the loads need no alignment.
         let (shifts, biases) = unsafe {
@@ -303,7 +307,7 @@ impl Finish {
     /// `clamp32(rs(sum, t - s) + bias)` of the block's rows at one position.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     #[inline]
-    fn write(&self, out: &mut [i32], sums: [__m512i; 2], shift: u32) {
+    pub(super) fn write(&self, out: &mut [i32], sums: [__m512i; 2], shift: u32) {
         let shift = _mm512_set1_epi64(i64::from(shift));
         let [even, odd] = std::array::from_fn(|half| {
             // 1 <= n <= 62.

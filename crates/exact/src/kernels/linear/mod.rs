@@ -1,6 +1,8 @@
 //! Products of matrices and many operands; twin of [`reference::linear`](crate::reference::linear), whose widths hold here.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -92,9 +94,12 @@ impl Job<'_> {
                 // SAFETY: a value of `Avx2` exists only on a machine that has the instructions.
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2(_) => unsafe { avx2::run(self, blocks.clone(), x, panels) },
-                // SAFETY: a value of `Avx512` exists only on a machine that has the instructions.
+                // SAFETY: a value of `Amx` exists only on a machine that has these instructions and those of `Avx512`.
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512(_) => unsafe { avx512::run(self, blocks.clone(), x, panels) },
+                Isa::Amx(amx) if x.in_tiles() => unsafe { amx::run(amx, self, blocks.clone(), x, panels) },
+                // SAFETY: values of `Avx512` and `Amx` exist only on a machine that has the instructions.
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512(_) | Isa::Amx(_) => unsafe { avx512::run(self, blocks.clone(), x, panels) },
                 #[cfg(target_arch = "aarch64")]
                 Isa::Neon => neon::run(self, blocks.clone(), x, panels),
                 // SAFETY: a value of `DotProd` exists only on a machine that has the instructions.
