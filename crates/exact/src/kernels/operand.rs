@@ -13,6 +13,8 @@ const QUAD: usize = 4;
 /// Columns that lie together in tiles of AMX.
 #[cfg(target_arch = "x86_64")]
 const TILE: usize = super::tiles::TILE_BYTES;
+/// Rows of a tile that lie across two cache lines would be loaded at half the speed.
+const LINE: usize = 64;
 /// Positions from which tiles of AMX are faster than the multiply-adds of AVX-512.
 #[cfg(target_arch = "x86_64")]
 const TILES_FROM: usize = 8;
@@ -32,6 +34,8 @@ pub struct Operands {
     elements: Vec<i16>,
     /// Digits, if the kernels read those.
     digits: Vec<u8>,
+    /// Where they begin: at a cache line, unless they are a clone.
+    first_digit: usize,
 }
 
 /// What is added to q before its digits are taken.
@@ -49,7 +53,7 @@ impl Operands {
     /// None yet.
     #[must_use]
     pub const fn new(isa: Isa) -> Self {
-        Self { isa, cols: 0, shifts: Vec::new(), elements: Vec::new(), digits: Vec::new() }
+        Self { isa, cols: 0, shifts: Vec::new(), elements: Vec::new(), digits: Vec::new(), first_digit: 0 }
     }
 
     /// The instructions whose kernels read them.
@@ -101,12 +105,16 @@ impl Operands {
         // Padding to a quad is written too: what stood there was another shape's.
         match form {
             None => self.elements.resize(count * stride, 0),
-            Some(_) => self.digits.resize(2 * count * stride, 0),
+            Some(_) => {
+                self.digits.resize(2 * count * stride + LINE - 1, 0);
+                self.first_digit = self.digits.as_ptr().align_offset(LINE).min(LINE - 1);
+            }
         }
         let (panels, widest) = (self.panels(), self.panel_max());
         #[cfg(target_arch = "x86_64")]
         let in_tiles = self.in_tiles();
-        let (shifts, elements, digits) = (Slots::new(&mut self.shifts), Slots::new(&mut self.elements), Slots::new(&mut self.digits));
+        let digits = self.digits.get_mut(self.first_digit..).unwrap_or_default();
+        let (shifts, elements, digits) = (Slots::new(&mut self.shifts), Slots::new(&mut self.elements), Slots::new(digits));
         // A part of less than some thousand elements is not worth waking a thread for.
         let parts = panels.min(4 * pool.threads()).min((rows.len() >> 13).max(1));
         pool.run(parts, |part| {
@@ -196,7 +204,7 @@ impl Operands {
     /// The high and the low digits of a panel: `[quad][position][column]`, or in tiles `[64 columns][position][column]`.
     pub(super) fn digits(&self, panel: &Range<usize>) -> [&[u8]; 2] {
         let len = panel.len() * self.stride();
-        let (high, low) = self.digits[2 * panel.start * self.stride()..][..2 * len].split_at(len);
+        let (high, low) = self.digits[self.first_digit + 2 * panel.start * self.stride()..][..2 * len].split_at(len);
         [high, low]
     }
 }

@@ -9,8 +9,8 @@ use std::{
     arch::{
         asm,
         x86_64::{
-            _mm256_loadu_si256, _mm512_add_epi32, _mm512_add_epi64, _mm512_cvtepu16_epi32, _mm512_load_si512, _mm512_mul_epi32,
-            _mm512_slli_epi32, _mm512_srli_epi64,
+            _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_add_epi32, _mm512_add_epi64, _mm512_cvtepu16_epi32, _mm512_load_si512,
+            _mm512_mul_epi32, _mm512_slli_epi32, _mm512_srli_epi64,
         },
     },
     ops::Range,
@@ -112,13 +112,18 @@ fn sweep(tiles: &Tiles, job: &Job<'_>, blocks: Range<usize>, x: &Operands, panel
     for group in 0..view.groups {
         let first = group * STEPS;
         let last = steps.min(first + STEPS) - 1;
-        let weights = [step_weights(first), step_weights(last)];
+        let step_tiles = [step_weights(first), step_weights(last)];
         for (panel, digits) in digits[..count].iter().enumerate() {
             let digits = [first, last].map(|step| digits.map(|digits| digits[step * tile..][..tile].as_ptr()));
             let [now, then] = &mut *products;
             let (now, then) = if (group * count + panel).is_multiple_of(2) { (now, then) } else { (then, now) };
             // SAFETY: tiles of `positions` rows are readable at the digits, of 16 rows at the weights.
-            unsafe { multiply(digits, weights, first != last, now) };
+            unsafe { multiply(digits, step_tiles, first != last, now) };
+            if panel == 0 {
+                for weights in weights {
+                    fetch(weights, (first + STEPS) * WEIGHTS);
+                }
+            }
             if let Some((panel, group)) = before.replace((panel, group)) {
                 add(&mut sums[panel], then, mantissas.map(|mantissas| &mantissas[group]), positions);
             }
@@ -135,6 +140,16 @@ fn sweep(tiles: &Tiles, job: &Job<'_>, blocks: Range<usize>, x: &Operands, panel
                 tail.write(job.results(block, position), [even.load(), odd.load()], x.shift(position));
             }
         }
+    }
+}
+
+/// Asks for the weights of a block's next group, at its end for the next pair's. No memory is read: an address beyond the matrix does nothing.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn fetch(weights: &[u8], next: usize) {
+    let next = if next < weights.len() { next } else { next + weights.len() };
+    for line in (next..next + STEPS * WEIGHTS).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T0>(weights.as_ptr().wrapping_add(line).cast());
     }
 }
 
