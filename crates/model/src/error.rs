@@ -52,6 +52,24 @@ pub enum ModelError {
         /// What is supported.
         expected: String,
     },
+    /// A checkpoint has a field that may ask for other arithmetic: it is in no list of this importer.
+    #[error("{path}: field {field} is {found}; this importer does not know it, so it may change what is computed. {}", ignore(.field))]
+    UnknownField {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        field: String,
+        /// Its value.
+        found: String,
+    },
+    /// A checkpoint has a tensor that no arithmetic of ours uses.
+    #[error("{path}: tensor {tensor} would not be used, so something else would be computed. {}", ignore(.tensor))]
+    UnknownTensor {
+        /// The file, or the list of the files.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
     /// A safetensors file is truncated or corrupt.
     #[error("{path} ({bytes} bytes) is not a whole safetensors file: {reason}; fetch it again")]
     SafeTensors {
@@ -285,6 +303,10 @@ pub enum ModelError {
         /// Why.
         reason: String,
     },
+}
+
+fn ignore(name: &str) -> String {
+    format!("If you know that it changes nothing, import with --ignore {name}")
 }
 
 impl ModelError {

@@ -59,6 +59,10 @@ fn stored(architecture: &str, tensors: &Tensors, heads: usize, kv_heads: usize) 
         (shape.clone(), out)
     };
     let order = |name: &str, tensor: &(Vec<usize>, Vec<f32>)| match () {
+        // Whole gains.
+        () if architecture == "gemma" && name.ends_with("norm.weight") => {
+            (tensor.0.clone(), tensor.1.iter().map(|gain| 1.0 + gain).collect())
+        }
         () if architecture == "llama" && name.contains(".q_proj.") => permute(heads, tensor),
         () if architecture == "llama" && name.contains(".k_proj.") => permute(kv_heads, tensor),
         () => tensor.clone(),
@@ -140,14 +144,20 @@ fn matrices(kind: GgmlDType) -> impl Fn(&str) -> GgmlDType {
 /// The stop ids differ (a file has one), so the weights are compared, not the packages.
 #[test]
 fn floats_of_a_file_are_those_of_the_folder_it_was_made_of() {
-    for (architecture, changes) in [("llama", vec![]), ("qwen2", vec![]), ("qwen3", vec![("tie_word_embeddings", json!(true))])] {
+    for (architecture, changes) in
+        [("llama", vec![]), ("qwen2", vec![]), ("qwen3", vec![("tie_word_embeddings", json!(true))]), ("gemma", vec![])]
+    {
         let pair = Pair::new(architecture, &[&changes[..], &[("head_dim", json!(12))]].concat());
         let expected = pair.import(pair.folder.path(), "folder").unwrap();
         for (at, kind) in [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16].into_iter().enumerate() {
             write(&pair.gguf(), &metadata(architecture, "gpt2"), &stored(architecture, &pair.tensors, 4, 2), matrices(kind));
             let found = pair.import(&pair.gguf(), &format!("gguf{at}")).unwrap();
             assert_eq!(found.record().weights_root, expected.record().weights_root, "{architecture} {kind:?}");
-            assert_eq!(found.header().flags, expected.header().flags);
+            let arithmetic = |package: &Package| {
+                let header = package.header();
+                [header.flags, header.activation, header.embedding_scale, header.rotary_dims]
+            };
+            assert_eq!(arithmetic(&found), arithmetic(&expected), "{architecture}");
             assert_eq!(found.header().stop_ids[..2], [3, u32::MAX]);
             assert!(found.record().notes.is_empty(), "{:?}", found.record().notes);
         }
@@ -221,14 +231,26 @@ fn a_tokenizer_is_made_of_the_metadata_where_its_rules_are_known() {
 fn files_of_other_arithmetic_and_broken_ones_are_refused() {
     let pair = Pair::new("llama", &[]);
     let tensors = stored("llama", &pair.tensors, 4, 2);
-    let cases: [(&str, Value, &str); 7] = [
-        ("general.architecture", Value::String("gemma".to_owned()), "qwen3"),
+    let cases: [(&str, Value, &str); 18] = [
+        ("general.architecture", Value::String("gemma2".to_owned()), "qwen3"),
         ("llama.rope.scaling.type", Value::String("yarn".to_owned()), "linear"),
         ("llama.expert_count", Value::U32(8), "0"),
+        ("llama.expert_used_count", Value::U32(2), "0"),
         ("llama.rope.dimension_count", Value::U32(6), "12"),
         ("llama.block_count", Value::U32(0), "1 to 2^24"),
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(f32::NAN), "below 10"),
         ("llama.embedding_length", Value::String("wide".to_owned()), "whole number"),
+        ("llama.attention.causal", Value::Bool(false), "true"),
+        ("llama.rope.scaling.factor", Value::F32(0.5), "from 1"),
+        // Not known, so they may change the arithmetic; these do.
+        ("llama.rope.scale_linear", Value::F32(2.0), "--ignore llama.rope.scale_linear"),
+        ("llama.rope.scaling.attn_factor", Value::F32(1.2), "does not know"),
+        ("llama.attention.scale", Value::F32(0.1), "does not know"),
+        ("llama.logit_scale", Value::F32(0.5), "does not know"),
+        ("llama.attention.clamp_kqv", Value::F32(8.0), "does not know"),
+        ("llama.attn_logit_softcapping", Value::F32(50.0), "does not know"),
+        ("llama.final_logit_softcapping", Value::F32(30.0), "does not know"),
+        ("llama.pooling_type", Value::U32(3), "does not know"),
     ];
     for (name, value, expected) in cases {
         let mut fields = metadata("llama", "gpt2");
@@ -238,6 +260,14 @@ fn files_of_other_arithmetic_and_broken_ones_are_refused() {
         let error = pair.import(&pair.gguf(), "out").expect_err("other arithmetic").to_string();
         assert!(error.contains(name) && error.contains(expected), "{name}: {error}");
     }
+    // Fields of other architectures and of nobody say nothing.
+    let fields = [
+        metadata("llama", "gpt2"),
+        vec![("qwen2.logit_scale".to_owned(), Value::F32(0.5)), ("llama.attention.causal".to_owned(), Value::Bool(true))],
+    ];
+    write(&pair.gguf(), &fields.concat(), &tensors, |_| GgmlDType::F32);
+    assert!(pair.import(&pair.gguf(), "taken").is_ok());
+
     write(&pair.gguf(), &metadata("llama", "gpt2"), &tensors, |_| GgmlDType::F32);
     let whole = fs::read(pair.gguf()).unwrap();
     for length in [0, 3, 100, whole.len() / 2] {
@@ -264,9 +294,48 @@ fn files_of_other_arithmetic_and_broken_ones_are_refused() {
         let error = pair.import(&pair.gguf(), "out").expect_err("a tensor beyond the file").to_string();
         assert!(error.contains("beyond the end of the file"), "{beyond}: {error}");
     }
+    for name in ["blk.0.attn_q_norm.weight", "blk.1.attn_q.bias", "output.bias"] {
+        let mut more = tensors.clone();
+        more.insert(name.to_owned(), (vec![48], vec![0.5; 48]));
+        write(&pair.gguf(), &metadata("llama", "gpt2"), &more, |_| GgmlDType::F32);
+        let error = pair.import(&pair.gguf(), "out").unwrap_err();
+        assert!(matches!(&error, ModelError::UnknownTensor { tensor, .. } if tensor == name), "{error}");
+    }
     let mut missing = tensors;
     missing.remove("blk.1.ffn_up.weight");
     write(&pair.gguf(), &metadata("llama", "gpt2"), &missing, |_| GgmlDType::F32);
     let error = pair.import(&pair.gguf(), "out").unwrap_err();
     assert!(matches!(&error, ModelError::MissingTensor { tensor, .. } if tensor == "blk.1.ffn_up.weight"), "{error}");
+}
+
+/// As llama.cpp reads it: linear where no type is said, nothing where the type is "none", and one kind only.
+#[test]
+fn a_factor_without_a_type_scales_linearly() {
+    let pair = Pair::new("llama", &[("rope_scaling", json!({"type": "linear", "factor": 2.5}))]);
+    let plain = Pair::new("llama", &[]);
+    let [scaled, unscaled] = [&pair, &plain].map(|pair| pair.import(pair.folder.path(), "folder").unwrap().record().weights_root);
+    let mut tensors = stored("llama", &pair.tensors, 4, 2);
+    let kind = |text: &str| ("llama.rope.scaling.type".to_owned(), Value::String(text.to_owned()));
+    let factor = |factor: f32| ("llama.rope.scaling.factor".to_owned(), Value::F32(factor));
+    let cases = [
+        (vec![factor(2.5)], scaled),
+        (vec![factor(2.5), kind("linear")], scaled),
+        (vec![factor(2.5), kind("none")], unscaled),
+        (vec![factor(1.0)], unscaled),
+        (vec![kind("linear")], unscaled),
+        (vec![kind("none")], unscaled),
+    ];
+    for (at, (fields, expected)) in cases.into_iter().enumerate() {
+        write(&pair.gguf(), &[metadata("llama", "gpt2"), fields].concat(), &tensors, |_| GgmlDType::F32);
+        let found = pair.import(&pair.gguf(), &format!("out{at}")).unwrap();
+        assert_eq!(found.record().weights_root, expected, "case {at}");
+    }
+
+    tensors.insert("rope_freqs.weight".to_owned(), (vec![6], vec![1.0, 1.0, 1.5, 2.0, 4.0, 8.0]));
+    write(&pair.gguf(), &metadata("llama", "gpt2"), &tensors, |_| GgmlDType::F32);
+    let found = pair.import(&pair.gguf(), "divided").unwrap().record().weights_root;
+    assert!(found != scaled && found != unscaled);
+    write(&pair.gguf(), &[metadata("llama", "gpt2"), vec![factor(2.5)]].concat(), &tensors, |_| GgmlDType::F32);
+    let error = pair.import(&pair.gguf(), "both").unwrap_err().to_string();
+    assert!(error.contains("rope.scaling.factor") && error.contains("rope_freqs.weight"), "{error}");
 }

@@ -6,7 +6,7 @@ mod fixture;
 use std::{fs, path::Path};
 
 use fixture::{CONTEXT, DIM, FFN, Tensors, Type, WORDS};
-use quern_model::{ModelError, Package, Reference};
+use quern_model::{ImportOptions, ModelError, Package, Reference};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -94,17 +94,46 @@ fn a_checkpoint_with_a_task_head_gives_the_same_package() {
 }
 
 #[test]
-fn tensors_and_fields_that_nobody_knows_are_noted() {
+fn tensors_and_fields_that_nobody_knows_are_refused_unless_they_are_to_be_ignored() {
     let folder = TempDir::new().unwrap();
+    const TENSOR: &str = "encoder.layer.0.adapter.weight";
     let mut tensors = fixture::short_tensors();
-    tensors.insert("encoder.layer.0.adapter.weight".to_owned(), (vec![1], vec![1.0]));
+    tensors.insert(TENSOR.to_owned(), (vec![1], vec![1.0]));
     fixture::write_with(folder.path(), &[("novel_trick", json!(true))]);
     fs::write(folder.path().join("model.safetensors"), fixture::safetensors(&tensors, Type::F32)).unwrap();
     fs::remove_dir_all(folder.path().join("1_Pooling")).unwrap();
-    let package = Package::import(folder.path(), &folder.path().join("out"), false).unwrap();
-    let notes = package.record().notes.join("\n");
-    for part in ["novel_trick", "adapter.weight", "the mean over all positions is assumed"] {
+    let import = |ignore: &[&str]| {
+        let options = ImportOptions { ignore: ignore.iter().map(|name| (*name).to_owned()).collect(), ..ImportOptions::default() };
+        Package::import_with(folder.path(), &folder.path().join("out"), &options, &mut |_| true)
+    };
+    let error = import(&[TENSOR]).unwrap_err();
+    assert!(matches!(&error, ModelError::UnknownField { field, .. } if field == "novel_trick"), "{error}");
+    let error = import(&["novel_trick"]).unwrap_err();
+    assert!(matches!(&error, ModelError::UnknownTensor { tensor, .. } if tensor == TENSOR), "{error}");
+    let notes = import(&["novel_trick", TENSOR]).unwrap().record().notes.join("\n");
+    for part in ["field novel_trick (true)", TENSOR, "the mean over all positions is assumed"] {
         assert!(notes.contains(part), "{part}: {notes}");
+    }
+}
+
+#[test]
+fn an_encoders_import_can_be_ended_while_it_hashes_and_while_it_converts() {
+    let folder = TempDir::new().unwrap();
+    let weights = fixture::safetensors(&fixture::short_tensors(), Type::F32);
+    fixture::write(folder.path(), &weights);
+    let out = folder.path().join("out");
+    for most in [1, 7, usize::MAX] {
+        let mut reports = Vec::new();
+        let imported = Package::import_with(folder.path(), &out, &ImportOptions::default(), &mut |progress| {
+            reports.push(progress);
+            reports.len() < most
+        });
+        assert_eq!(reports[0].done, weights.len() as u64);
+        assert!(reports.is_sorted_by_key(|progress| progress.done));
+        match imported {
+            Ok(_) => assert!(most == usize::MAX && reports.last().is_some_and(|last| last.done == last.total)),
+            Err(error) => assert!(matches!(error, ModelError::Interrupted) && reports.len() == most && !out.exists(), "{error}"),
+        }
     }
 }
 

@@ -12,6 +12,14 @@ pub(crate) fn attention_scale(head_dim: u32) -> u32 {
     u32::try_from(square.isqrt().div_ceil(2)).unwrap_or(u32::MAX)
 }
 
+/// The embedding scale S = sqrt(dim) in Q14: floor((isqrt(4 · dim · 2^28) + 1) / 2).
+///
+/// ROUNDING: to the nearest integer; there is no tie.
+pub(crate) fn embedding_scale(dim: u32) -> u32 {
+    // dim < 2^32: the root is below 2^31.
+    u32::try_from((u64::from(dim) << 30).isqrt().div_ceil(2)).unwrap_or(u32::MAX)
+}
+
 /// A decimal number as it stands in a JSON file: `digits · 10^-places`, exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Decimal {
@@ -65,6 +73,12 @@ impl Decimal {
         a.saturating_mul(10u128.pow(other.places)) < b.saturating_mul(10u128.pow(self.places))
     }
 
+    /// A part of a whole number; `None` if that is no whole number.
+    pub(crate) fn of(self, whole: u32) -> Option<u32> {
+        let (product, denominator) = (u128::from(self.digits) * u128::from(whole), 10u128.pow(self.places));
+        if product.is_multiple_of(denominator) { u32::try_from(product / denominator).ok() } else { None }
+    }
+
     /// The number as a fraction: below 10^18 over a power of ten.
     pub(crate) fn fraction(self) -> (u64, u128) {
         (self.digits, 10u128.pow(self.places))
@@ -98,6 +112,20 @@ mod tests {
         for (head_dim, scale) in expected {
             assert_eq!(attention_scale(head_dim), scale, "head dim {head_dim}");
         }
+    }
+
+    #[test]
+    fn embedding_scale_is_the_root_of_the_dim() {
+        // sqrt(2048) = 45.2548339959, sqrt(3072) = 55.4256258422, sqrt(48) = 6.92820323028.
+        for (dim, scale) in [(1, 1 << 14), (4096, 1 << 20), (2048, 741_455), (3072, 908_093), (48, 113_512), (1 << 14, 1 << 21)] {
+            assert_eq!(embedding_scale(dim), scale, "dim {dim}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_a_whole_number_or_none() {
+        let part = |text: &str, whole| Decimal::parse(text).and_then(|decimal| decimal.of(whole));
+        assert_eq!([part("0.75", 128), part("1.0", 96), part("0.5", 3), part("0", 8)], [Some(96), Some(96), None, Some(0)]);
     }
 
     #[test]

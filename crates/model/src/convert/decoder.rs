@@ -1,59 +1,39 @@
 //! Decoders: one pass, tensor after tensor, each handed on as soon as it is converted, so that no more than one is in memory.
 
-use std::collections::BTreeSet;
-
 use quern_exact::{
     format::{Q8Matrix, TableI32, VectorI32},
     header::Header,
-    layout::{LayerTensor, Tensor, TensorName, TensorShape, TensorSpec, tensor_specs},
+    layout::{LayerTensor, Tensor, TensorName, TensorShape, TensorSpec},
 };
 
-use super::{MatrixSource, fixed, malformed, matrix, rotary::rotary_tables, values::NormBound};
-use crate::{ImportProgress, ModelError, source::DecoderSource};
+use super::{MatrixSource, elements_of, fixed, fixed_of_one_more, malformed, matrix, rotary::rotary_tables, values::NormBound};
+use crate::{
+    ModelError,
+    source::{DecoderSource, Stored},
+};
 
-/// Converts every tensor of a checkpoint in the order in which they are hashed, and hands each to `on_tensor`. Also says which tensors
-/// of the checkpoint nobody knows.
+/// Converts every tensor of a checkpoint in the order in which they are hashed, and hands each to `on_tensor`. `on_elements` is told how many numbers
+/// were converted, piece by piece, and may end the work.
 pub(crate) fn convert_decoder(
     source: &DecoderSource,
     header: &Header,
-    progress: &mut dyn FnMut(ImportProgress) -> Result<(), ModelError>,
+    specs: &[TensorSpec],
+    on_elements: &mut dyn FnMut(u64) -> Result<(), ModelError>,
     mut on_tensor: impl FnMut(TensorName, Tensor) -> Result<(), ModelError>,
-) -> Result<Vec<String>, ModelError> {
-    let specs = tensor_specs(header).map_err(|error| ModelError::Header { reason: error.to_string() })?;
-    let mut pass = Pass {
-        source,
-        header,
-        done: ImportProgress { elements: 0, total: specs.iter().map(|spec| elements(spec.shape)).sum() },
-        progress,
-        used: BTreeSet::new(),
-        rotary: None,
-        gain: Vec::new(),
-        value_shifts: Vec::new(),
-    };
+) -> Result<(), ModelError> {
+    let mut pass = Pass { source, header, on_elements, rotary: None, gain: Vec::new(), value_shifts: Vec::new() };
     for spec in specs {
-        let tensor = pass.tensor(spec)?;
+        let tensor = pass.tensor(*spec)?;
         on_tensor(spec.name, tensor)?;
     }
-    Ok(source.unknown_tensors(&pass.used))
-}
-
-fn elements(shape: TensorShape) -> u64 {
-    let elements = match shape {
-        TensorShape::Matrix { rows, cols, .. } => rows * cols,
-        TensorShape::Table { rows, width } => rows * width,
-        TensorShape::Vector { len } => len,
-    };
-    elements as u64
+    Ok(())
 }
 
 /// What is carried from tensor to tensor.
 struct Pass<'a> {
     source: &'a DecoderSource,
     header: &'a Header,
-    done: ImportProgress,
-    progress: &'a mut dyn FnMut(ImportProgress) -> Result<(), ModelError>,
-    /// Names in the checkpoint that were converted.
-    used: BTreeSet<String>,
+    on_elements: &'a mut dyn FnMut(u64) -> Result<(), ModelError>,
     /// The sines, computed with the cosines.
     rotary: Option<TableI32>,
     /// Of the layer's norm before attention.
@@ -64,7 +44,7 @@ struct Pass<'a> {
 impl Pass<'_> {
     fn tensor(&mut self, TensorSpec { name, shape }: TensorSpec) -> Result<Tensor, ModelError> {
         let tensor = match (name, shape) {
-            (_, TensorShape::Matrix { rows, cols, bias }) => Tensor::Matrix(self.matrix(name, rows, cols, bias)?),
+            (_, TensorShape::Matrix { rows, cols, bias }) => return Ok(Tensor::Matrix(self.matrix(name, rows, cols, bias)?)),
             (TensorName::RotaryCos, _) => {
                 let tables = rotary_tables(&self.source.config.rope, self.header.rotary_dims, self.header.context);
                 let (cos, sin) = tables.ok_or_else(|| ModelError::Header { reason: "a rotation is too near to a tie".to_owned() })?;
@@ -78,41 +58,33 @@ impl Pass<'_> {
                 Tensor::Table(TableI32::new(rows, width, std::mem::take(&mut self.value_shifts)).map_err(malformed(name))?)
             }
             (_, TensorShape::Vector { len }) => {
-                let checkpoint_name = self.source.checkpoint_name(name).unwrap_or_default();
-                let vector = fixed(&self.source.tensors.floats(&checkpoint_name, &[len])?)?;
-                self.used.insert(checkpoint_name);
+                let floats = self.source.tensors.floats(&self.stored(name)?.name, &[len])?;
+                let gain = if self.source.config.gains_less_one { fixed_of_one_more(&floats)? } else { fixed(&floats)? };
                 if matches!(name, TensorName::Layer(_, LayerTensor::AttentionGain)) {
-                    self.gain.clone_from(&vector);
+                    self.gain.clone_from(&gain);
                 }
-                Tensor::Vector(VectorI32::from(vector))
+                Tensor::Vector(VectorI32::from(gain))
             }
         };
-        if !matches!(tensor, Tensor::Matrix(_)) {
-            self.done.elements += elements(shape);
-            (self.progress)(self.done)?;
-        }
+        (self.on_elements)(elements_of(shape))?;
         Ok(tensor)
     }
 
+    fn stored(&self, name: TensorName) -> Result<Stored, ModelError> {
+        self.source.stored(name).ok_or_else(|| ModelError::Header { reason: format!("{name} is in no checkpoint of a decoder") })
+    }
+
     fn matrix(&mut self, name: TensorName, rows: usize, cols: usize, bias: bool) -> Result<Q8Matrix, ModelError> {
-        let checkpoint_name = self.source.checkpoint_name(name).unwrap_or_default();
-        let [weights, biases] = [".weight", ".bias"].map(|part| format!("{checkpoint_name}{part}"));
-        let stored = matches!(name, TensorName::Layer(_, tensor) if self.source.has_bias(tensor));
-        let bias = match (bias, stored) {
-            (true, true) => Some(fixed(&self.source.tensors.floats(&biases, &[rows])?)?),
+        let Stored { name: stored, first, of } = self.stored(name)?;
+        let [weights, biases] = [".weight", ".bias"].map(|part| format!("{stored}{part}"));
+        let of = of.unwrap_or(rows);
+        let bias = match (bias, self.source.has_bias(name)) {
+            (true, true) => Some(fixed(&self.source.tensors.rows(&biases, &[of], first..first + rows)?)?),
             (true, false) => Some(vec![0; rows]),
             (false, _) => None,
         };
-        let from = MatrixSource { tensors: &*self.source.tensors, name: &weights, rows, cols, bias, importance: None };
-        let (done, progress) = (&mut self.done, &mut self.progress);
-        let matrix = matrix(name, from, &mut |elements| {
-            done.elements += elements as u64;
-            progress(*done)
-        })?;
-        self.used.insert(weights);
-        if stored {
-            self.used.insert(biases);
-        }
+        let from = MatrixSource { tensors: &*self.source.tensors, name: &weights, first, of, rows, cols, bias, importance: None };
+        let matrix = matrix(name, from, self.on_elements)?;
         if let TensorName::Layer(layer, LayerTensor::Value) = name {
             self.push_value_shifts(layer, &matrix)?;
         }

@@ -1,16 +1,14 @@
 //! Encoders: all tensors in memory, and twice, because the mantissas of the second pass follow what the first one computes.
 
-use std::collections::BTreeSet;
-
 use quern_exact::{
     encoder::EncoderWeights,
     format::{TableI32, VectorI32},
     header::Header,
-    layout::{LayerTensor, Tensor, TensorName, TensorShape, TensorSpec, tensor_specs},
+    layout::{LayerTensor, Tensor, TensorName, TensorShape, TensorSpec},
 };
 
 use super::{
-    MatrixSource, fixed,
+    MatrixSource, elements_of, fixed,
     importance::{LayerImportance, importance},
     malformed, matrix,
     values::NormBound,
@@ -20,57 +18,59 @@ use crate::{
     source::{EncoderSource, TensorSource as _},
 };
 
-/// Converts every tensor of a folder; `ids` are what the tokenizer makes of the empty text. Also says which tensors of the folder nobody
-/// knows.
+/// Converts every tensor of a folder; `ids` are what the tokenizer makes of the empty text. `on_elements` is told how many numbers were converted, piece
+/// by piece, and may end the work.
 ///
 /// Twice: the second time the mantissas of the layers' matrices follow the importance of their channels for `ids`, which the first
 /// conversion tells. Without such ids once is all.
-pub(crate) fn convert_encoder(source: &EncoderSource, header: &Header, ids: &[u32]) -> Result<(EncoderWeights, Vec<String>), ModelError> {
-    let (plain, unknown) = convert_once(source, header, None)?;
+pub(crate) fn convert_encoder(
+    source: &EncoderSource,
+    header: &Header,
+    specs: &[TensorSpec],
+    ids: &[u32],
+    on_elements: &mut dyn FnMut(u64) -> Result<(), ModelError>,
+) -> Result<EncoderWeights, ModelError> {
+    let plain = convert_once(source, header, specs, None, on_elements)?;
     match importance(header, &plain, ids) {
-        Some((layers, _)) => convert_once(source, header, Some(&layers)),
-        None => Ok((plain, unknown)),
+        Some((layers, _)) => convert_once(source, header, specs, Some(&layers), on_elements),
+        None => Ok(plain),
     }
 }
 
 fn convert_once(
     source: &EncoderSource,
     header: &Header,
+    specs: &[TensorSpec],
     importance: Option<&[LayerImportance]>,
-) -> Result<(EncoderWeights, Vec<String>), ModelError> {
-    let specs = tensor_specs(header).map_err(|error| ModelError::Header { reason: error.to_string() })?;
-    let mut used = BTreeSet::new();
+    on_elements: &mut dyn FnMut(u64) -> Result<(), ModelError>,
+) -> Result<EncoderWeights, ModelError> {
     let mut tensors = Vec::with_capacity(specs.len());
-    for spec in &specs {
+    for spec in specs {
         let Some(name) = source.checkpoint_name(spec.name) else {
-            let shifts = value_shifts(header, &specs, &tensors)?;
+            let shifts = value_shifts(header, specs, &tensors)?;
             tensors.push(Tensor::Table(shifts));
+            on_elements(elements_of(spec.shape))?;
             continue;
         };
-        tensors.push(match spec.shape {
+        let tensor = match spec.shape {
             TensorShape::Matrix { rows, cols, bias } => {
                 let [weights, biases] = [".weight", ".bias"].map(|part| format!("{name}{part}"));
                 let bias = if bias { Some(fixed(&source.tensors.floats(&biases, &[rows])?)?) } else { None };
                 let importance = input_importance(importance, spec.name);
-                let from = MatrixSource { tensors: &source.tensors, name: &weights, rows, cols, bias, importance };
-                let matrix = matrix(spec.name, from, &mut |_| Ok(()))?;
-                used.extend([weights, biases]);
-                Tensor::Matrix(matrix)
+                let from = MatrixSource { tensors: &source.tensors, name: &weights, first: 0, of: rows, rows, cols, bias, importance };
+                tensors.push(Tensor::Matrix(matrix(spec.name, from, on_elements)?));
+                continue;
             }
             TensorShape::Table { rows, width } => {
                 let floats = source.tensors.floats(&name, &[rows, width])?;
-                used.insert(name);
                 Tensor::Table(TableI32::new(rows, width, fixed(&floats)?).map_err(malformed(spec.name))?)
             }
-            TensorShape::Vector { len } => {
-                let floats = source.tensors.floats(&name, &[len])?;
-                used.insert(name);
-                Tensor::Vector(VectorI32::from(fixed(&floats)?))
-            }
-        });
+            TensorShape::Vector { len } => Tensor::Vector(VectorI32::from(fixed(&source.tensors.floats(&name, &[len])?)?)),
+        };
+        tensors.push(tensor);
+        on_elements(elements_of(spec.shape))?;
     }
-    let weights = EncoderWeights::from_tensors(header, tensors).map_err(|error| ModelError::Header { reason: error.to_string() })?;
-    Ok((weights, source.unknown_tensors(&used)))
+    EncoderWeights::from_tensors(header, tensors).map_err(|error| ModelError::Header { reason: error.to_string() })
 }
 
 /// The importance of a matrix's input channels; words have none, they are looked up.

@@ -14,7 +14,7 @@ mod values;
 
 use std::num::NonZeroUsize;
 
-pub(crate) use constants::{Decimal, attention_scale, norm_epsilon};
+pub(crate) use constants::{Decimal, attention_scale, embedding_scale, norm_epsilon};
 pub(crate) use decoder::convert_decoder;
 pub(crate) use encoder::convert_encoder;
 pub(crate) use number::{f32_bits_of_bf16, f32_bits_of_f16, is_finite};
@@ -23,7 +23,7 @@ use number::Dyadic;
 use quern_exact::{
     bounds::GROUP,
     format::{FormatError, Q8Matrix},
-    layout::TensorName,
+    layout::{TensorName, TensorShape, TensorSpec},
 };
 use row::{WeightTooLarge, quantize_row};
 
@@ -39,11 +39,29 @@ const FIXED_LIMIT: &str = "131072";
 /// Elements of a matrix that are in memory as floats at a time.
 const PIECE: usize = 4 << 20;
 
-/// A matrix of a checkpoint.
+/// How many numbers the tensors of a package have.
+pub(crate) fn elements(specs: &[TensorSpec]) -> u64 {
+    specs.iter().map(|spec| elements_of(spec.shape)).sum()
+}
+
+fn elements_of(shape: TensorShape) -> u64 {
+    let elements = match shape {
+        TensorShape::Matrix { rows, cols, .. } => rows * cols,
+        TensorShape::Table { rows, width } => rows * width,
+        TensorShape::Vector { len } => len,
+    };
+    elements as u64
+}
+
+/// A matrix of a checkpoint, or some rows of one.
 struct MatrixSource<'a> {
     tensors: &'a dyn TensorSource,
     /// Of the weights in the checkpoint.
     name: &'a str,
+    /// Row of the checkpoint's matrix that is our first.
+    first: usize,
+    /// Rows of the checkpoint's matrix.
+    of: usize,
     rows: usize,
     cols: usize,
     bias: Option<Vec<i32>>,
@@ -55,7 +73,7 @@ struct MatrixSource<'a> {
 fn matrix(
     name: TensorName,
     source: MatrixSource<'_>,
-    on_elements: &mut dyn FnMut(usize) -> Result<(), ModelError>,
+    on_elements: &mut dyn FnMut(u64) -> Result<(), ModelError>,
 ) -> Result<Q8Matrix, ModelError> {
     let MatrixSource { tensors, rows, cols, importance, .. } = source;
     let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
@@ -65,7 +83,8 @@ fn matrix(
     let mut shifts = Vec::with_capacity(rows);
     let step = (PIECE / cols).max(1);
     for first in (0..rows).step_by(step) {
-        let piece = tensors.rows(source.name, &[rows, cols], first..rows.min(first + step))?;
+        let (first, end) = (source.first + first, source.first + rows.min(first + step));
+        let piece = tensors.rows(source.name, &[source.of, cols], first..end)?;
         let rows_per_thread = (piece.bits.len() / cols).div_ceil(threads);
         let converted = std::thread::scope(|scope| {
             let parts: Vec<_> = piece.bits.chunks(rows_per_thread * cols).map(|part| scope.spawn(move || convert(part))).collect();
@@ -82,15 +101,24 @@ fn matrix(
             mantissas.extend(row.mantissas);
             shifts.push(row.shift);
         }
-        on_elements(piece.bits.len())?;
+        on_elements(piece.bits.len() as u64)?;
     }
     Q8Matrix::new(rows, cols, elements, mantissas, shifts, source.bias).map_err(malformed(name))
 }
 
 /// Q14, to nearest, ties away from zero.
 fn fixed(floats: &Floats) -> Result<Vec<i32>, ModelError> {
+    fixed_by(floats, |x| x.to_fixed(FRACTION_BITS))
+}
+
+/// One more than each, in Q14, to nearest, ties away from zero.
+fn fixed_of_one_more(floats: &Floats) -> Result<Vec<i32>, ModelError> {
+    fixed_by(floats, |x| x.to_fixed_of_one_more(FRACTION_BITS))
+}
+
+fn fixed_by(floats: &Floats, rule: impl Fn(Dyadic) -> Option<i32>) -> Result<Vec<i32>, ModelError> {
     let to_fixed = |(at, bits): (usize, &u32)| {
-        Dyadic::from_f32_bits(*bits).to_fixed(FRACTION_BITS).ok_or_else(|| ModelError::TooLarge {
+        rule(Dyadic::from_f32_bits(*bits)).ok_or_else(|| ModelError::TooLarge {
             path: floats.path.clone(),
             tensor: floats.name.clone(),
             index: floats.index(at),

@@ -71,6 +71,23 @@ impl Dyadic {
         Some(if self.negative { -magnitude } else { magnitude })
     }
 
+    /// `(1 + x) · 2^fraction_bits` to the nearest integer, ties away from zero; `None` where that is past 2^31 - 1 in magnitude.
+    ///
+    /// ROUNDING: half away from zero, of the sum.
+    pub(crate) fn to_fixed_of_one_more(self, fraction_bits: u32) -> Option<i32> {
+        let one = 1i64 << fraction_bits;
+        let magnitude = |direction| i64::try_from(self.scaled_divided(fraction_bits.cast_signed(), 1, direction)).ok();
+        let away = magnitude(Direction::HalfAway)?;
+        // Below zero, ties of x go up as long as the sum does not fall below zero.
+        let toward = magnitude(Direction::HalfToward)?;
+        let sum = match self.negative {
+            false => one + away,
+            true if toward < one => one - toward,
+            true => one - away,
+        };
+        i32::try_from(sum).ok().filter(|sum| *sum != i32::MIN)
+    }
+
     /// The smallest integer not below `|x| · 2^shift / divisor`; `u64::MAX` where it is past 2^47.
     ///
     /// ROUNDING: up.
@@ -103,6 +120,7 @@ impl Dyadic {
             let quotient = match direction {
                 Direction::Up => numerator.div_ceil(denominator),
                 Direction::HalfAway => (2 * numerator + denominator) / (2 * denominator),
+                Direction::HalfToward => (2 * numerator + denominator - 1) / (2 * denominator),
             };
             return if quotient <= 1 << 47 { quotient } else { u64::MAX };
         }
@@ -115,6 +133,7 @@ impl Dyadic {
         let quotient = match direction {
             Direction::Up => numerator.div_ceil(denominator),
             Direction::HalfAway => (2 * numerator + denominator) / (2 * denominator),
+            Direction::HalfToward => (2 * numerator + denominator - 1) / (2 * denominator),
         };
         match u64::try_from(quotient) {
             Ok(quotient) if quotient <= 1 << 47 => quotient,
@@ -127,6 +146,7 @@ impl Dyadic {
 enum Direction {
     Up,
     HalfAway,
+    HalfToward,
 }
 
 /// The smallest integer not below sqrt(x).
@@ -163,6 +183,20 @@ mod tests {
                 let nearest: BigInt = (numerator * 2 + &one) / (one * 2);
                 let expected = i32::try_from(nearest).ok().map(|n| if bits >> 31 == 1 { -n } else { n });
                 prop_assert_eq!(Dyadic::from_f32_bits(bits).to_fixed(14), expected);
+            }
+        }
+
+        #[test]
+        fn one_more_in_fixed_point_is_the_nearest_integer_with_ties_away_from_zero(bits in finite(), small in -3.0f32..3.0, tie in -40_000i32..40_000) {
+            let tie = f64::from(2 * tie + 1) / 32_768.0;
+            for bits in [bits, small.to_bits(), (tie as f32).to_bits()] {
+                let one: BigInt = BigInt::from(1) << 149;
+                let signed = if bits >> 31 == 1 { -scaled(bits) } else { scaled(bits) };
+                let sum: BigInt = (signed + &one) << 14;
+                let magnitude = BigInt::from(sum.magnitude().clone());
+                let nearest: BigInt = (magnitude * 2 + &one) / (&one * 2);
+                let expected = i32::try_from(nearest).ok().map(|n| if sum < BigInt::ZERO { -n } else { n });
+                prop_assert_eq!(Dyadic::from_f32_bits(bits).to_fixed_of_one_more(14), expected, "{}", f32::from_bits(bits));
             }
         }
 

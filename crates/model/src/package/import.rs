@@ -7,7 +7,10 @@ use std::{
 };
 
 use quern_commit::model::tokenizer_hash;
-use quern_exact::{header::Header, layout::tensor_specs};
+use quern_exact::{
+    header::Header,
+    layout::{TensorSpec, tensor_specs},
+};
 use quern_types::{B256, keccak256};
 
 use super::{
@@ -20,8 +23,8 @@ use super::{
 };
 use crate::{
     ModelError, Tokenizer,
-    convert::{convert_decoder, convert_encoder},
-    source::{Chat, DecoderSource, EncoderSource, Source, sha256_hex},
+    convert::{convert_decoder, convert_encoder, elements},
+    source::{Chat, DecoderSource, EncoderSource, FileToHash, Source, Unknown, sha256_files, sha256_hex},
 };
 
 /// How a checkpoint is made a package.
@@ -33,21 +36,41 @@ pub struct ImportOptions {
     pub context: Option<u32>,
     /// Whether the file packed for this machine's kernels is written too. Decoders only.
     pub packed: bool,
+    /// Fields of config.json or of a GGUF file, and tensors, that are not known and would be refused, by name. Each that is there is noted in the record.
+    pub ignore: Vec<String>,
 }
 
 impl Default for ImportOptions {
     fn default() -> Self {
-        Self { replace: false, context: None, packed: true }
+        Self { replace: false, context: None, packed: true, ignore: Vec::new() }
     }
 }
 
 /// How far an import is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImportProgress {
-    /// Numbers converted.
-    pub elements: u64,
-    /// Numbers in all.
+    /// Bytes of the checkpoint hashed, and numbers converted. An encoder's are converted twice.
+    pub done: u64,
+    /// Of both in all.
     pub total: u64,
+}
+
+/// Counts the work, tells somebody, and asks whether to go on.
+struct Meter<'a> {
+    progress: ImportProgress,
+    report: &'a mut dyn FnMut(ImportProgress) -> bool,
+}
+
+impl Meter<'_> {
+    fn add(&mut self, done: u64) -> Result<(), ModelError> {
+        self.progress.done += done;
+        if (self.report)(self.progress) { Ok(()) } else { Err(ModelError::Interrupted) }
+    }
+
+    /// Where less was to be done than was feared.
+    fn finish(&mut self) -> Result<(), ModelError> {
+        self.add(self.progress.total - self.progress.done)
+    }
 }
 
 /// What is written beside the weights.
@@ -55,7 +78,7 @@ struct Companions<'a> {
     tokenizer_json: &'a [u8],
     chat: Option<&'a Chat>,
     /// Name and sha256 of each file that was read.
-    files: &'a [(String, String)],
+    files: Vec<(String, String)>,
     notes: Vec<String>,
 }
 
@@ -132,25 +155,38 @@ impl Package {
     ) -> Result<Self, ModelError> {
         check_destination(out, options.replace)?;
         match Source::read(from)? {
-            Source::Encoder(source) => import_encoder(from, &source, out, options),
+            Source::Encoder(source) => import_encoder(from, &source, out, options, progress),
             Source::Decoder(source) => import_decoder(from, &source, out, options, progress),
         }
     }
 }
 
-fn import_encoder(from: &Path, source: &EncoderSource, out: &Path, options: &ImportOptions) -> Result<Package, ModelError> {
+fn import_encoder(
+    from: &Path,
+    source: &EncoderSource,
+    out: &Path,
+    options: &ImportOptions,
+    report: &mut dyn FnMut(ImportProgress) -> bool,
+) -> Result<Package, ModelError> {
     if options.context.is_some() {
         return Err(ModelError::Header { reason: "an encoder's context is that of its position table".to_owned() });
     }
-    let (tokenizer_json, tokenizer) = read_tokenizer(from, source.config.vocabulary)?;
-    let header = source.config.header(tokenizer.prefix_id()?)?;
-    let (weights, unknown) = convert_encoder(source, &header, &tokenizer.encode("")?)?;
+    let EncoderSource { config, tensors, .. } = source;
+    let mut notes = config.notes.clone();
+    heed(config.unknown.clone(), options, &mut notes)?;
+    let (tokenizer_json, tokenizer) = read_tokenizer(from, config.vocabulary)?;
+    let header = config.header(tokenizer.prefix_id()?)?;
+    let specs = specs(&header)?;
+    heed(source.unknown_tensors(&specs), options, &mut notes)?;
+    let mut meter = meter(&tensors.files, 2 * elements(&specs), report);
+    let files = [source.files.clone(), sha256_files(&tensors.files, &mut |bytes| meter.add(bytes))?].concat();
+    let weights = convert_encoder(source, &header, &specs, &tokenizer.encode("")?, &mut |elements| meter.add(elements))?;
+    meter.finish()?;
     let mut importer = Importer::new(out, header.clone())?;
     for (name, tensor) in weights.tensors() {
         importer.tensor(name, tensor)?;
     }
-    let notes = source.config.notes.iter().cloned().chain(ignored(&unknown)).collect();
-    let with = Companions { tokenizer_json: &tokenizer_json, chat: None, files: &source.files, notes };
+    let with = Companions { tokenizer_json: &tokenizer_json, chat: None, files, notes };
     let (record, weights_bytes) = importer.finish(options.replace, None, with)?;
     Ok(Package { path: out.to_owned(), header, content: Content::Encoder(Box::new(weights)), tokenizer, chat: None, record, weights_bytes })
 }
@@ -160,25 +196,47 @@ fn import_decoder(
     source: &DecoderSource,
     out: &Path,
     options: &ImportOptions,
-    progress: &mut dyn FnMut(ImportProgress) -> bool,
+    report: &mut dyn FnMut(ImportProgress) -> bool,
 ) -> Result<Package, ModelError> {
+    let mut notes = source.config.notes.clone();
+    heed(source.config.unknown.clone(), options, &mut notes)?;
     let (tokenizer_json, tokenizer) = match &source.tokenizer_json {
         Some(json) => (json.clone(), Tokenizer::from_bytes(json, from, source.config.vocabulary)?),
         None if from.is_file() => read_tokenizer(&super::write::parent_of(from), source.config.vocabulary)?,
         None => read_tokenizer(from, source.config.vocabulary)?,
     };
     let (header, cut) = source.config.header(tokenizer.prefix_id()?, options.context)?;
+    notes.extend(cut);
+    let specs = specs(&header)?;
+    heed(source.unknown_tensors(&specs), options, &mut notes)?;
+    let mut meter = meter(&source.weights, elements(&specs), report);
+    let files = [source.files.clone(), sha256_files(&source.weights, &mut |bytes| meter.add(bytes))?].concat();
     let mut importer = Importer::new(out, header.clone())?;
     let mut packed = options.packed.then(|| packed::Writer::new(&importer.staging.packed_path())).transpose()?;
-    let mut go_on = |done| if progress(done) { Ok(()) } else { Err(ModelError::Interrupted) };
-    let unknown = convert_decoder(source, &header, &mut go_on, |name, tensor| {
+    convert_decoder(source, &header, &specs, &mut |elements| meter.add(elements), |name, tensor| {
         importer.tensor(name, tensor.as_ref())?;
         packed.as_mut().map_or(Ok(()), |packed| packed.tensor(tensor.as_ref()))
     })?;
-    let notes = source.config.notes.iter().cloned().chain(cut).chain(ignored(&unknown)).collect();
-    let with = Companions { tokenizer_json: &tokenizer_json, chat: source.chat.as_ref(), files: &source.files, notes };
+    let with = Companions { tokenizer_json: &tokenizer_json, chat: source.chat.as_ref(), files, notes };
     let (record, weights_bytes) = importer.finish(options.replace, packed, with)?;
     Ok(Package { path: out.to_owned(), header, content: Content::Decoder, tokenizer, chat: source.chat.clone(), record, weights_bytes })
+}
+
+/// Refuses what is not known; what is to be ignored all the same is noted.
+fn heed(unknown: Vec<Unknown>, options: &ImportOptions, notes: &mut Vec<String>) -> Result<(), ModelError> {
+    for unknown in unknown {
+        notes.push(unknown.heed(&options.ignore)?);
+    }
+    Ok(())
+}
+
+fn meter<'a>(files: &[FileToHash], elements: u64, report: &'a mut dyn FnMut(ImportProgress) -> bool) -> Meter<'a> {
+    let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+    Meter { progress: ImportProgress { done: 0, total: bytes + elements }, report }
+}
+
+fn specs(header: &Header) -> Result<Vec<TensorSpec>, ModelError> {
+    tensor_specs(header).map_err(|error| ModelError::Header { reason: error.to_string() })
 }
 
 fn read_tokenizer(folder: &Path, vocabulary: u32) -> Result<(Vec<u8>, Tokenizer), ModelError> {
@@ -186,10 +244,6 @@ fn read_tokenizer(folder: &Path, vocabulary: u32) -> Result<(Vec<u8>, Tokenizer)
     let json = super::read_needed(&path, "it turns text into ids; a Hugging Face model folder with a fast tokenizer holds it")?;
     let tokenizer = Tokenizer::from_bytes(&json, &path, vocabulary)?;
     Ok((json, tokenizer))
-}
-
-fn ignored(unknown: &[String]) -> impl Iterator<Item = String> {
-    unknown.iter().map(|name| format!("tensor {name} is not known to this importer and was ignored"))
 }
 
 fn pretty(value: &impl serde::Serialize, path: &Path) -> Result<Vec<u8>, ModelError> {
@@ -213,11 +267,11 @@ fn record(
     chat_hash: Option<B256>,
     with: Companions<'_>,
 ) -> Result<ConversionRecord, ModelError> {
-    let specs = tensor_specs(header).map_err(|error| ModelError::Header { reason: error.to_string() })?;
+    let specs = specs(header)?;
     let shapes = specs.iter().map(|spec| spec.shape.to_string());
     let tensors = roots.tensors.iter().zip(shapes).map(|((name, root), shape)| TensorRecord { name: name.to_string(), shape, root: *root });
     let tokenizer = (TOKENIZER_FILE.to_owned(), sha256_hex(with.tokenizer_json));
-    let sources = with.files.iter().cloned().chain([tokenizer]).map(|(file, sha256)| SourceRecord { file, sha256 }).collect();
+    let sources = with.files.into_iter().chain([tokenizer]).map(|(file, sha256)| SourceRecord { file, sha256 }).collect();
     Ok(ConversionRecord {
         format: RECORD_FORMAT,
         tool: concat!("quern ", env!("CARGO_PKG_VERSION")).to_owned(),

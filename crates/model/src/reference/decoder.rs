@@ -7,12 +7,15 @@ use candle_nn::{
     ops::{rms_norm, silu, softmax_last_dim},
     rotary_emb::rope,
 };
-use quern_exact::layout::{LayerTensor, TensorName};
+use quern_exact::{
+    header::ACTIVATION_GELU_TANH,
+    layout::{LayerTensor, TensorName},
+};
 
 use super::tensor;
 use crate::{
     ModelError,
-    source::{DecoderSource, Rope, Scaling, Source},
+    source::{DecoderSource, Rope, Scaling, Source, Stored},
 };
 
 /// A decoder in f32, angles in f64.
@@ -25,8 +28,11 @@ pub struct DecoderReference {
     /// 0 is none.
     window: usize,
     eps: f32,
-    /// Radians per position of each pair of dims.
+    /// Radians per position of each pair of dims that are rotated.
     frequencies: Vec<f64>,
+    /// GELU (tanh), else SiLU.
+    gelu: bool,
+    /// Multiplied by their scale, where there is one.
     words: Tensor,
     layers: Vec<Layer>,
     final_gain: Tensor,
@@ -81,17 +87,24 @@ impl DecoderReference {
         let failed =
             |error: candle_core::Error| ModelError::Reference { doing: "arranging the weights".to_owned(), reason: error.to_string() };
         let load = |name: TensorName, suffix: &str, shape: &[usize]| {
-            let name = source.checkpoint_name(name).unwrap_or_default();
-            tensor(&source.tensors.floats(&format!("{name}{suffix}"), shape)?)
+            let Some(Stored { name: stored, first, of }) = source.stored(name) else {
+                return Err(ModelError::Header { reason: format!("{name} is in no checkpoint of a decoder") });
+            };
+            let checkpoint_shape = [&[of.unwrap_or(shape[0])], &shape[1..]].concat();
+            tensor(&source.tensors.rows(&format!("{stored}{suffix}"), &checkpoint_shape, first..first + shape[0])?)
+        };
+        let load_gain = |name: TensorName, len: usize| {
+            let stored = load(name, "", &[len])?;
+            if config.gains_less_one { (stored + 1.0).map_err(failed) } else { Ok(stored) }
         };
         let transposed = |name, rows, columns| load(name, ".weight", &[rows, columns])?.t().and_then(|w| w.contiguous()).map_err(failed);
         let layer = |layer: u32| {
             let at = |tensor| TensorName::Layer(layer, tensor);
             let linear = |tensor, rows, columns| {
-                let bias = if source.has_bias(tensor) { Some(load(at(tensor), ".bias", &[rows])?) } else { None };
+                let bias = if source.has_bias(at(tensor)) { Some(load(at(tensor), ".bias", &[rows])?) } else { None };
                 Ok::<_, ModelError>(Linear { weight: transposed(at(tensor), rows, columns)?, bias })
             };
-            let gain = |tensor, len| load(at(tensor), "", &[len]);
+            let gain = |tensor, len| load_gain(at(tensor), len);
             Ok(Layer {
                 attention_gain: gain(LayerTensor::AttentionGain, dim)?,
                 query: linear(LayerTensor::Query, heads * head_dim, dim)?,
@@ -109,6 +122,9 @@ impl DecoderReference {
                 down: linear(LayerTensor::Down, dim, ffn)?,
             })
         };
+        let words = load(TensorName::Words, ".weight", &[vocabulary, dim])?;
+        #[expect(clippy::cast_precision_loss, reason = "a dim is below 2^24")]
+        let scale = if config.scaled_words { (dim as f64).sqrt() } else { 1.0 };
         Ok(Self {
             heads,
             kv_heads,
@@ -117,10 +133,11 @@ impl DecoderReference {
             vocabulary,
             window: config.window as usize,
             eps: config.eps_text.parse().unwrap_or_default(),
-            frequencies: frequencies(&config.rope, config.head_dim),
-            words: load(TensorName::Words, ".weight", &[vocabulary, dim])?,
+            frequencies: frequencies(&config.rope, config.rotary_dims),
+            gelu: config.activation == ACTIVATION_GELU_TANH,
+            words: (words * scale).map_err(failed)?,
             layers: (0..config.layers).map(layer).collect::<std::result::Result<_, ModelError>>()?,
-            final_gain: load(TensorName::FinalGain, "", &[dim])?,
+            final_gain: load_gain(TensorName::FinalGain, dim)?,
             head: transposed(if config.tied { TensorName::Words } else { TensorName::Head }, vocabulary, dim)?,
         })
     }
@@ -146,7 +163,9 @@ impl DecoderReference {
             let h = rms_norm(&x, &layer.attention_gain, self.eps)?;
             x = (&x + layer.output.apply(&self.attend(layer, &h, &cos, &sin, &mask)?)?)?;
             let h = rms_norm(&x, &layer.ffn_gain, self.eps)?;
-            let gated = (silu(&layer.gate.apply(&h)?)? * layer.up.apply(&h)?)?;
+            let gate = layer.gate.apply(&h)?;
+            // candle's gelu is the one by tanh.
+            let gated = ((if self.gelu { gate.gelu()? } else { silu(&gate)? }) * layer.up.apply(&h)?)?;
             x = (&x + layer.down.apply(&gated)?)?;
             layers.push(rms_norm(&x, &self.final_gain, self.eps)?.to_vec2()?);
         }
@@ -163,7 +182,7 @@ impl DecoderReference {
             q = rms_norm(&q, query, self.eps)?;
             k = rms_norm(&k, key, self.eps)?;
         }
-        let (q, k) = (rope(&q, cos, sin)?, rope(&k, cos, sin)?);
+        let (q, k) = (self.turn(&q, cos, sin)?, self.turn(&k, cos, sin)?);
         let group = self.heads / self.kv_heads;
         // Each kv head serves the query heads of its group.
         let repeat = |x: Tensor| {
@@ -177,7 +196,17 @@ impl DecoderReference {
         softmax_last_dim(&scores)?.matmul(&v)?.transpose(1, 2)?.reshape((rows, self.heads * self.head_dim))
     }
 
-    /// Cosines and sines of the first positions, rows of head dim / 2.
+    /// Rotates the first dims of each head.
+    fn turn(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+        let turned = 2 * self.frequencies.len();
+        if turned == self.head_dim {
+            return rope(x, cos, sin);
+        }
+        let first = rope(&x.narrow(D::Minus1, 0, turned)?.contiguous()?, cos, sin)?;
+        Tensor::cat(&[&first, &x.narrow(D::Minus1, turned, self.head_dim - turned)?], D::Minus1)
+    }
+
+    /// Cosines and sines of the first positions, rows of rotary dims / 2.
     fn angles(&self, rows: usize) -> Result<(Tensor, Tensor)> {
         #[expect(clippy::cast_precision_loss, reason = "a position is below 2^15")]
         let angles: Vec<f64> = (0..rows).flat_map(|position| self.frequencies.iter().map(move |f| position as f64 * f)).collect();

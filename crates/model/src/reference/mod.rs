@@ -11,9 +11,14 @@ pub use encoder::Reference;
 
 use crate::{ModelError, source::Floats};
 
-/// The same numbers for candle.
+/// The same numbers for candle: as many rows of a tensor as there are.
 fn tensor(floats: &Floats) -> Result<Tensor, ModelError> {
     let values: Vec<f32> = floats.bits.iter().copied().map(f32::from_bits).collect();
-    Tensor::from_vec(values, floats.shape.as_slice(), &Device::Cpu)
+    let mut shape = floats.shape.clone();
+    let width: usize = shape.iter().skip(1).product();
+    if let Some(rows) = shape.first_mut() {
+        *rows = values.len() / width.max(1);
+    }
+    Tensor::from_vec(values, shape, &Device::Cpu)
         .map_err(|error| ModelError::Reference { doing: format!("loading {}", floats.name), reason: error.to_string() })
 }

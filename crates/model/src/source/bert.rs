@@ -2,44 +2,31 @@
 
 use serde::Deserialize;
 
-use super::fields::{Fields, Reader};
+use super::{
+    Unknown,
+    family::NEUTRAL_EVERYWHERE,
+    fields::{Fields, Reader},
+};
 use crate::{
     ModelError,
     convert::{Decimal, attention_scale, norm_epsilon},
 };
 use quern_exact::header::{self, Header, flag};
 
-/// Fields of config.json that no arithmetic depends on: provenance, training, caching, labels.
+/// Fields of encoders that no vector depends on: training, labels, the pooler and other heads.
 const NEUTRAL: &[&str] = &[
-    "_name_or_path",
-    "architectures",
     "attention_probs_dropout_prob",
-    "bos_token_id",
     "classifier_dropout",
-    "dtype",
-    "eos_token_id",
+    "directionality",
     "export_model_type",
-    "finetuning_task",
-    "gradient_checkpointing",
     "hidden_dropout_prob",
-    "id2label",
-    "initializer_range",
-    "label2id",
-    "output_attentions",
-    "output_hidden_states",
     "output_past",
-    "problem_type",
-    "return_dict",
-    "sep_token_id",
-    "cls_token_id",
+    "pooler_fc_size",
+    "pooler_num_attention_heads",
+    "pooler_num_fc_layers",
+    "pooler_size_per_head",
+    "pooler_type",
     "tie_word_embeddings",
-    "torch_dtype",
-    "torchscript",
-    "transformers_version",
-    "use_cache",
-    "chunk_size_feed_forward",
-    "attn_implementation",
-    "_attn_implementation",
 ];
 
 /// Fields that must have one value where they stand at all, as JSON.
@@ -95,8 +82,10 @@ pub(crate) struct BertConfig {
     pub(crate) eps: Decimal,
     pub(crate) eps_text: String,
     pub(crate) pooling: Pooling,
-    /// What a person should know: assumptions made, fields not known.
+    /// What a person should know: assumptions made.
     pub(crate) notes: Vec<String>,
+    /// Fields not known.
+    pub(crate) unknown: Vec<Unknown>,
     /// Name and sha256 of each file that was read.
     pub(crate) files: Vec<(String, String)>,
 }
@@ -122,12 +111,12 @@ impl BertConfig {
             eps_text: fields.raw("layer_norm_eps").unwrap_or_default().to_owned(),
             pooling: Pooling::Mean,
             notes: Vec::new(),
+            unknown: fields.unknown(&[READ, NEUTRAL, NEUTRAL_EVERYWHERE], &[FIXED]),
             files: Vec::new(),
         };
         if !config.dim.is_multiple_of(config.heads) {
             return Err(fields.refuse("num_attention_heads", config.heads, format!("a divisor of hidden_size {}", config.dim)));
         }
-        notes.extend(fields.unknown_notes(&[READ, NEUTRAL], FIXED));
         let pooling = read_pooling(&mut reader, config.dim, &mut notes)?;
         Ok(Self { pooling, notes, files: reader.files, ..config })
     }

@@ -3,109 +3,21 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    Chat, Rope, SafeTensors, TensorSource,
+    Chat, Family, FileToHash, Rope, SafeTensors, Scaling, Stored, TensorSource, Unknown,
     fields::{Fields, Reader},
     gguf::Gguf,
     gguf_tokenizer::tokenizer_json,
-    tensors::sha256_file,
+    names::Names,
 };
 use crate::{
     ModelError,
-    convert::{Decimal, attention_scale, norm_epsilon},
+    convert::{Decimal, attention_scale, embedding_scale, norm_epsilon},
 };
 use quern_exact::{
     bounds,
     header::{self, Header, flag},
-    layout::{LayerTensor, TensorName},
+    layout::{LayerTensor, TensorName, TensorShape, TensorSpec},
 };
-
-/// Fields of config.json that no arithmetic depends on: provenance, training, caching, labels.
-const NEUTRAL: &[&str] = &[
-    "_attn_implementation",
-    "_attn_implementation_autoset",
-    "_name_or_path",
-    "architectures",
-    "attention_dropout",
-    "attn_implementation",
-    "auto_map",
-    "bos_token_id",
-    "chunk_size_feed_forward",
-    "dtype",
-    "finetuning_task",
-    "hidden_dropout",
-    "id2label",
-    "initializer_range",
-    "is_llama_config",
-    "label2id",
-    "output_attentions",
-    "output_hidden_states",
-    "pretraining_tp",
-    "problem_type",
-    "resid_pdrop",
-    "return_dict",
-    "torch_dtype",
-    "torchscript",
-    "transformers.js_config",
-    "transformers_version",
-    "unsloth_fixed",
-    "unsloth_version",
-    "use_cache",
-];
-
-/// Fields that must have one value where they stand at all, as JSON.
-const FIXED: &[(&str, &str)] = &[
-    ("add_cross_attention", "false"),
-    ("attention_multiplier", "null"),
-    ("attn_logit_softcapping", "null"),
-    ("embedding_multiplier", "null"),
-    ("final_logit_softcapping", "null"),
-    ("is_decoder", "true"),
-    ("is_encoder_decoder", "false"),
-    ("logits_scaling", "null"),
-    ("num_experts", "null"),
-    ("num_local_experts", "null"),
-    ("partial_rotary_factor", "1.0"),
-    ("pruned_heads", "{}"),
-    ("quantization_config", "null"),
-    ("residual_multiplier", "null"),
-    ("rope_interleaved", "false"),
-];
-
-/// Fields that [`DecoderConfig`] is made of.
-const READ: &[&str] = &[
-    "attention_bias",
-    "eos_token_id",
-    "head_dim",
-    "hidden_act",
-    "hidden_size",
-    "intermediate_size",
-    "layer_types",
-    "max_position_embeddings",
-    "max_window_layers",
-    "mlp_bias",
-    "model_type",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "num_key_value_heads",
-    "pad_token_id",
-    "rms_norm_eps",
-    "rope_parameters",
-    "rope_scaling",
-    "rope_theta",
-    "sliding_window",
-    "tie_word_embeddings",
-    "use_sliding_window",
-    "vocab_size",
-];
-
-/// Where the families differ from each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Family {
-    Llama,
-    Mistral,
-    Qwen2,
-    Qwen3,
-}
 
 /// What a decoder's configuration says, checked; the same from config.json and from GGUF.
 #[derive(Clone, Debug)]
@@ -127,49 +39,45 @@ pub(crate) struct DecoderConfig {
     pub(crate) output_bias: bool,
     pub(crate) ffn_bias: bool,
     pub(crate) qk_norm: bool,
+    /// Query, key and value are one matrix in the checkpoint, gate and up another.
+    pub(crate) fused: bool,
+    /// The checkpoint has gains less one.
+    pub(crate) gains_less_one: bool,
+    /// Words are multiplied by the root of dim.
+    pub(crate) scaled_words: bool,
+    /// As the header numbers it.
+    pub(crate) activation: u32,
     pub(crate) tied: bool,
     pub(crate) rope: Rope,
+    /// Dims of a head that are rotated.
+    pub(crate) rotary_dims: u32,
     pub(crate) stop_ids: Vec<u32>,
     pub(crate) padding_id: Option<u32>,
-    /// What a person should know: assumptions made, fields not known.
+    /// What a person should know: assumptions made.
     pub(crate) notes: Vec<String>,
+    /// Fields not known.
+    pub(crate) unknown: Vec<Unknown>,
 }
 
 impl DecoderConfig {
-    fn read(reader: &mut Reader<'_>, fields: &Fields) -> Result<Self, ModelError> {
-        let family = match fields.text("model_type", &super::MODEL_TYPES)? {
-            "mistral" => Family::Mistral,
-            "qwen2" => Family::Qwen2,
-            "qwen3" => Family::Qwen3,
-            _ => Family::Llama,
-        };
-        fields.text("hidden_act", &["silu"])?;
-        for (name, expected) in FIXED {
-            // Numbers are written as 1 or 1.0.
-            if !(*expected == "1.0" && fields.raw(name) == Some("1")) {
-                fields.fixed(name, expected)?;
-            }
-        }
+    fn read(reader: &mut Reader<'_>, family: Family, fields: &Fields) -> Result<Self, ModelError> {
+        let unknown = family.check(fields)?;
+        let mut notes = Vec::new();
+        let activation = activation(fields, family, &mut notes)?;
         let (dim, heads) = (fields.count("hidden_size")?, fields.count("num_attention_heads")?);
         let head_dim = match fields.optional_count("head_dim")? {
             Some(head_dim) => head_dim,
             None if family == Family::Qwen3 => 128,
+            None if family == Family::Gemma => 256,
             None if dim.is_multiple_of(heads) => dim / heads,
             None => return Err(fields.refuse("num_attention_heads", heads, format!("a divisor of hidden_size {dim}, or a head_dim"))),
         };
         let layers = fields.count("num_hidden_layers")?;
         let context = fields.count("max_position_embeddings")?;
         let attention_bias = fields.flag("attention_bias", false)?;
-        if family == Family::Mistral && attention_bias {
-            return Err(fields.refuse("attention_bias", "true", "false: this family has none"));
-        }
-        let ffn_bias = fields.flag("mlp_bias", false)?;
-        if family != Family::Llama && ffn_bias {
-            return Err(fields.refuse("mlp_bias", "true", "false: this family has none"));
-        }
         let kv_heads = match fields.optional_count("num_key_value_heads")? {
             Some(kv_heads) => kv_heads,
-            None if family == Family::Llama => heads,
+            None if matches!(family, Family::Llama | Family::Phi3) => heads,
             None => return Err(fields.refuse("num_key_value_heads", "missing", "a whole number from 1")),
         };
         let mut config = Self {
@@ -187,13 +95,19 @@ impl DecoderConfig {
             // Qwen2 has one on q, k and v whatever the configuration says, and none on the output.
             qkv_bias: attention_bias || family == Family::Qwen2,
             output_bias: attention_bias && family != Family::Qwen2,
-            ffn_bias,
+            ffn_bias: fields.flag("mlp_bias", false)?,
             qk_norm: family == Family::Qwen3,
-            tied: fields.flag("tie_word_embeddings", false)?,
+            fused: family == Family::Phi3,
+            gains_less_one: family == Family::Gemma,
+            scaled_words: family == Family::Gemma,
+            activation,
+            tied: fields.flag("tie_word_embeddings", family == Family::Gemma)?,
             rope: Rope::read(fields)?,
+            rotary_dims: Rope::dims(fields, family, head_dim)?,
             stop_ids: Vec::new(),
             padding_id: fields.optional_id("pad_token_id")?,
-            notes: fields.unknown_notes(&[READ, NEUTRAL], FIXED),
+            notes,
+            unknown,
         };
         let generation = reader.fields("generation_config.json")?;
         config.stop_ids = match generation.as_ref().filter(|generation| generation.has("eos_token_id")) {
@@ -243,23 +157,39 @@ impl DecoderConfig {
             epsilon: norm_epsilon(self.eps, self.dim),
             score_scale: attention_scale(self.head_dim),
             norm: header::NORM_RMS,
-            activation: header::ACTIVATION_SILU,
+            activation: self.activation,
             flags: flags.iter().filter(|(set, _)| *set).fold(flag::GATED_FFN | flag::CAUSAL, |flags, (_, bit)| flags | bit),
             pooling: header::POOLING_NONE,
             token_types: 0,
             prefix_id: prefix_id.unwrap_or(header::NO_ID),
             padding_id: self.padding_id.unwrap_or(header::NO_ID),
             stop_ids,
-            embedding_scale: 0,
+            embedding_scale: if self.scaled_words { embedding_scale(self.dim) } else { 0 },
             attention_soft_cap: 0,
             logit_soft_cap: 0,
-            rotary_dims: self.head_dim,
+            rotary_dims: self.rotary_dims,
             window_pattern: 0,
             reserved: [0; 6],
         };
         header.validate().map_err(|error| ModelError::Header { reason: error.to_string() })?;
         Ok((header, notes))
     }
+}
+
+/// The activation of the gate, as the header numbers it.
+fn activation(fields: &Fields, family: Family, notes: &mut Vec<String>) -> Result<u32, ModelError> {
+    const TANH: &str = "gelu_pytorch_tanh";
+    if family != Family::Gemma {
+        fields.text("hidden_act", &["silu"])?;
+        return Ok(header::ACTIVATION_SILU);
+    }
+    // The newer field stands above the older one, which the first checkpoints have as "gelu" though they were trained with its approximation.
+    if fields.has("hidden_activation") {
+        fields.text("hidden_activation", &[TANH])?;
+    } else if fields.text("hidden_act", &[TANH, "gelu"])? == "gelu" {
+        notes.push(format!("hidden_act is \"gelu\" and there is no hidden_activation: Gemma was trained with {TANH}, which is taken"));
+    }
+    Ok(header::ACTIVATION_GELU_TANH)
 }
 
 /// The sliding window of all layers; 0 is none. Families that can mix layers with and without one are refused where they do.
@@ -278,9 +208,9 @@ fn window(fields: &Fields, family: Family, layers: u32) -> Result<u32, ModelErro
     }
     let sliding = fields.optional_count("sliding_window")?.unwrap_or(0);
     let window = match family {
-        Family::Llama if sliding > 0 => return Err(fields.refuse("sliding_window", sliding, "null: this family has none")),
-        Family::Llama => 0,
-        Family::Mistral => sliding,
+        Family::Llama | Family::Gemma if sliding > 0 => return Err(fields.refuse("sliding_window", sliding, "null: this family has none")),
+        Family::Llama | Family::Gemma => 0,
+        Family::Mistral | Family::Phi3 => sliding,
         Family::Qwen2 | Family::Qwen3 if !fields.flag("use_sliding_window", false)? => 0,
         // Layers from max_window_layers on have the window.
         Family::Qwen2 | Family::Qwen3 => match fields.raw("max_window_layers").and_then(|found| found.parse::<u32>().ok()) {
@@ -304,29 +234,23 @@ pub(crate) struct DecoderSource {
     pub(crate) chat: Option<Chat>,
     /// The tokenizer.json of a file without one beside it.
     pub(crate) tokenizer_json: Option<Vec<u8>>,
-    /// Name and sha256 of each file that was read.
+    /// Name and sha256 of each file that was read whole.
     pub(crate) files: Vec<(String, String)>,
+    /// The files that hold the tensors.
+    pub(crate) weights: Vec<FileToHash>,
     names: Names,
 }
 
-/// How a checkpoint calls its tensors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Names {
-    /// As transformers does, behind a prefix: checkpoints of the bare model have none.
-    Transformers(&'static str),
-    /// As llama.cpp does.
-    Gguf,
-}
-
 impl DecoderSource {
-    pub(super) fn read(mut reader: Reader<'_>, fields: &Fields) -> Result<Self, ModelError> {
-        let config = DecoderConfig::read(&mut reader, fields)?;
+    pub(super) fn read(mut reader: Reader<'_>, family: Family, fields: &Fields) -> Result<Self, ModelError> {
+        let config = DecoderConfig::read(&mut reader, family, fields)?;
         let chat = Chat::read(&mut reader)?;
         let tensors = SafeTensors::read(reader.folder())?;
         let bare = tensors.names().contains(&"embed_tokens.weight");
-        let files = reader.files.iter().chain(&tensors.sources).cloned().collect();
+        let files = reader.files.iter().chain(&tensors.index).cloned().collect();
+        let weights = tensors.files.clone();
         let names = Names::Transformers(if bare { "" } else { "model." });
-        Ok(Self { config, tensors: Box::new(tensors), chat, tokenizer_json: None, files, names })
+        Ok(Self { config, tensors: Box::new(tensors), chat, tokenizer_json: None, files, weights, names })
     }
 
     pub(super) fn read_gguf(path: &Path) -> Result<Self, ModelError> {
@@ -335,85 +259,46 @@ impl DecoderSource {
         let chat = gguf.chat();
         let beside = path.with_file_name("tokenizer.json").is_file();
         let tokenizer_json = if beside { None } else { Some(tokenizer_json(&gguf)?) };
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let files = vec![(name, sha256_file(path)?)];
-        Ok(Self { config, tensors: Box::new(gguf), chat, tokenizer_json, files, names: Names::Gguf })
+        let weights = vec![FileToHash::new(path.to_owned())?];
+        Ok(Self { config, tensors: Box::new(gguf), chat, tokenizer_json, files: Vec::new(), weights, names: Names::Gguf })
     }
 
-    /// The checkpoint's name of a tensor of ours; of a matrix, without its `.weight` and `.bias`. `None` for those that an import
-    /// computes, and those that no decoder has.
-    pub(crate) fn checkpoint_name(&self, name: TensorName) -> Option<String> {
-        match self.names {
-            Names::Transformers(prefix) => transformers_name(prefix, name),
-            Names::Gguf => gguf_name(name),
-        }
+    /// Where a tensor of ours lies in the checkpoint. `None` for those that an import computes, and those that no decoder has.
+    pub(crate) fn stored(&self, name: TensorName) -> Option<Stored> {
+        self.names.stored(&self.config, name)
     }
 
     /// Whether the checkpoint has a bias for a matrix; where the header has one and the checkpoint none, it is zero.
-    pub(crate) fn has_bias(&self, tensor: LayerTensor) -> bool {
-        match tensor {
-            LayerTensor::Query | LayerTensor::Key | LayerTensor::Value => self.config.qkv_bias,
-            LayerTensor::Output => self.config.output_bias,
-            _ => self.config.ffn_bias,
+    pub(crate) fn has_bias(&self, name: TensorName) -> bool {
+        match name {
+            TensorName::Layer(_, LayerTensor::Query | LayerTensor::Key | LayerTensor::Value) => self.config.qkv_bias,
+            TensorName::Layer(_, LayerTensor::Output) => self.config.output_bias,
+            TensorName::Layer(..) => self.config.ffn_bias,
+            _ => false,
         }
     }
 
-    /// Names of tensors that are neither converted nor known to be of no use: stored frequencies, and a stored copy of a tied head.
-    pub(crate) fn unknown_tensors(&self, used: &BTreeSet<String>) -> Vec<String> {
+    /// Tensors that are neither converted nor known to be of no use: stored frequencies, and a stored copy of a tied head.
+    pub(crate) fn unknown_tensors(&self, specs: &[TensorSpec]) -> Vec<Unknown> {
+        let mut used = BTreeSet::new();
+        for TensorSpec { name, shape } in specs {
+            let Some(Stored { name: stored, .. }) = self.stored(*name) else { continue };
+            match shape {
+                TensorShape::Matrix { .. } => {
+                    if self.has_bias(*name) {
+                        used.insert(format!("{stored}.bias"));
+                    }
+                    used.insert(format!("{stored}.weight"));
+                }
+                _ => drop(used.insert(stored)),
+            }
+        }
+        if let Scaling::Divisors(_) = self.config.rope.scaling {
+            used.insert("rope_freqs.weight".to_owned());
+        }
         let tied_head = |name: &str| self.config.tied && name == "lm_head.weight";
-        let unused = |name: &str| name.ends_with("rotary_emb.inv_freq") || name == "rope_freqs.weight" || tied_head(name);
-        self.tensors.names().into_iter().filter(|name| !used.contains(*name) && !unused(name)).map(str::to_owned).collect()
+        let unused = |name: &str| name.ends_with("rotary_emb.inv_freq") || tied_head(name);
+        let unknown = self.tensors.names().into_iter().filter(|name| !used.contains(*name) && !unused(name));
+        unknown.map(|name| Unknown::tensor(self.tensors.path(), name)).collect()
     }
-}
-
-fn transformers_name(prefix: &str, name: TensorName) -> Option<String> {
-    Some(match name {
-        TensorName::Words => format!("{prefix}embed_tokens"),
-        TensorName::FinalGain => format!("{prefix}norm.weight"),
-        TensorName::Head => "lm_head".to_owned(),
-        TensorName::Layer(layer, tensor) => {
-            let name = match tensor {
-                LayerTensor::Query => "self_attn.q_proj",
-                LayerTensor::Key => "self_attn.k_proj",
-                LayerTensor::Value => "self_attn.v_proj",
-                LayerTensor::QueryGain => "self_attn.q_norm.weight",
-                LayerTensor::KeyGain => "self_attn.k_norm.weight",
-                LayerTensor::Output => "self_attn.o_proj",
-                LayerTensor::AttentionGain => "input_layernorm.weight",
-                LayerTensor::FfnGain => "post_attention_layernorm.weight",
-                LayerTensor::Gate => "mlp.gate_proj",
-                LayerTensor::Up => "mlp.up_proj",
-                LayerTensor::Down => "mlp.down_proj",
-                LayerTensor::AttentionBias | LayerTensor::FfnBias => return None,
-            };
-            format!("{prefix}layers.{layer}.{name}")
-        }
-        _ => return None,
-    })
-}
-
-fn gguf_name(name: TensorName) -> Option<String> {
-    Some(match name {
-        TensorName::Words => "token_embd".to_owned(),
-        TensorName::FinalGain => "output_norm.weight".to_owned(),
-        TensorName::Head => "output".to_owned(),
-        TensorName::Layer(layer, tensor) => {
-            let name = match tensor {
-                LayerTensor::Query => "attn_q",
-                LayerTensor::Key => "attn_k",
-                LayerTensor::Value => "attn_v",
-                LayerTensor::QueryGain => "attn_q_norm.weight",
-                LayerTensor::KeyGain => "attn_k_norm.weight",
-                LayerTensor::Output => "attn_output",
-                LayerTensor::AttentionGain => "attn_norm.weight",
-                LayerTensor::FfnGain => "ffn_norm.weight",
-                LayerTensor::Gate => "ffn_gate",
-                LayerTensor::Up => "ffn_up",
-                LayerTensor::Down => "ffn_down",
-                LayerTensor::AttentionBias | LayerTensor::FfnBias => return None,
-            };
-            format!("blk.{layer}.{name}")
-        }
-        _ => return None,
-    })
 }

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::value::RawValue;
 
-use super::sha256_hex;
+use super::{Unknown, sha256_hex};
 use crate::{ModelError, convert::Decimal};
 use quern_exact::header;
 
@@ -55,11 +55,12 @@ impl Fields {
         supported.iter().copied().find(|known| *known == text).ok_or_else(|| self.refuse(name, found, expected))
     }
 
-    /// A field that must have one value where it stands at all.
+    /// A field that must have one value where it stands at all; a number may be written as 1 or 1.0.
     pub(crate) fn fixed(&self, name: &str, expected: &str) -> Result<(), ModelError> {
+        let same_number = |found| Decimal::parse(found).is_some_and(|found| Some(found) == Decimal::parse(expected));
         match self.raw(name) {
             None | Some("null") => Ok(()),
-            Some(found) if found == expected => Ok(()),
+            Some(found) if found == expected || same_number(found) => Ok(()),
             Some(found) => Err(self.refuse(name, found, format!("{expected}, or no such field"))),
         }
     }
@@ -129,14 +130,13 @@ impl Fields {
         Ok(Some(Self { path: self.path.clone(), prefix: format!("{}{name}.", self.prefix), fields }))
     }
 
-    /// A note for each field that is in none of the lists.
-    pub(crate) fn unknown_notes(&self, known: &[&[&str]], fixed: &[(&str, &str)]) -> Vec<String> {
-        let is_known = |name: &str| known.iter().any(|list| list.contains(&name)) || fixed.iter().any(|(fixed, _)| *fixed == name);
-        let unknown = self.fields.keys().filter(|name| !is_known(name));
-        let note = |name: &String| {
-            format!("config.json: field {name} is not known to this importer and was ignored; compare with `quern model fidelity`")
+    /// The fields that are in none of the lists. One that is null says nothing.
+    pub(crate) fn unknown(&self, known: &[&[&str]], fixed: &[&[(&str, &str)]]) -> Vec<Unknown> {
+        let is_known = |name: &str| {
+            known.iter().any(|list| list.contains(&name)) || fixed.iter().any(|list| list.iter().any(|(fixed, _)| *fixed == name))
         };
-        unknown.map(note).collect()
+        let unknown = self.iter().filter(|(name, found)| *found != "null" && !is_known(name));
+        unknown.map(|(name, found)| Unknown::field(&self.path, name, found)).collect()
     }
 }
 

@@ -19,12 +19,32 @@ use candle_core::{
     },
 };
 
-use super::{Chat, Floats, Rope, Scaling, TensorSource, decoder::DecoderConfig};
+use super::{Chat, Floats, Rope, Scaling, TensorSource, Unknown, decoder::DecoderConfig};
 use crate::{ModelError, convert::Decimal, guard::guarded};
 use quern_exact::header;
 
 /// Fields of an architecture that no arithmetic depends on, or that the tensors say too.
-const NEUTRAL: &[&str] = &["vocab_size", "rope.scaling.original_context_length", "rope.scaling.finetuned", "attention.causal"];
+const NEUTRAL: &[&str] = &["vocab_size", "rope.scaling.original_context_length", "rope.scaling.finetuned", "tensor_data_layout"];
+/// Fields of an architecture that a [`DecoderConfig`] is made of.
+const READ: &[&str] = &[
+    "attention.causal",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_rms_epsilon",
+    "attention.sliding_window",
+    "attention.value_length",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "expert_count",
+    "expert_used_count",
+    "feed_forward_length",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.factor",
+    "rope.scaling.type",
+];
 
 /// A GGUF file, its tensors still in it.
 pub(crate) struct Gguf {
@@ -53,7 +73,7 @@ impl Gguf {
             architecture: "general",
             pairs_of: None,
         };
-        const KNOWN: [&str; 3] = ["llama", "qwen2", "qwen3"];
+        const KNOWN: [&str; 4] = ["llama", "qwen2", "qwen3", "gemma"];
         let found = gguf.text("general.architecture").unwrap_or("missing").to_owned();
         let known = KNOWN.into_iter().find(|known| *known == found);
         gguf.architecture = known.ok_or_else(|| gguf.refuse("general.architecture", &found, &format!("one of {KNOWN:?}")))?;
@@ -69,12 +89,21 @@ impl Gguf {
             None if dim.is_multiple_of(heads) => dim / heads,
             None => return Err(self.refuse_field("attention.head_count", heads, "a divisor of embedding_length")),
         };
-        for (field, expected) in [("attention.value_length", head_dim), ("rope.dimension_count", head_dim), ("expert_count", 0)] {
+        let fixed =
+            [("attention.value_length", head_dim), ("rope.dimension_count", head_dim), ("expert_count", 0), ("expert_used_count", 0)];
+        for (field, expected) in fixed {
             if let Some(other) = self.optional(field)?.filter(|found| *found != expected) {
                 return Err(self.refuse_field(field, other, &format!("{expected}, or no such field")));
             }
         }
-        if self.architecture == "llama" {
+        if self.has("attention.causal") && !self.flag(&format!("{}.attention.causal", self.architecture)) {
+            return Err(self.refuse_field("attention.causal", "false", "true, or no such field"));
+        }
+        // What llama.cpp looks for in files of each architecture; it takes no file with a tensor that it has no use for.
+        let (llama, gemma) = (self.architecture == "llama", self.architecture == "gemma");
+        let has = |name: &str| llama && self.tensors.contains_key(name);
+        let [qkv_bias, output_bias, ffn_bias] = ["blk.0.attn_q.bias", "blk.0.attn_output.bias", "blk.0.ffn_up.bias"].map(has);
+        if llama {
             self.pairs_of = Some(head_dim as usize);
         }
         let vocabulary = self.tensors.get("token_embd.weight").and_then(|info| info.shape.dims().first().copied()).unwrap_or(0);
@@ -101,15 +130,22 @@ impl Gguf {
                 .filter(|eps| eps.is_below(10))
                 .ok_or_else(|| self.refuse_field("attention.layer_norm_rms_epsilon", &eps, "from 0 to below 10"))?,
             eps_text: eps,
-            qkv_bias: self.tensors.contains_key("blk.0.attn_q.bias"),
-            output_bias: self.tensors.contains_key("blk.0.attn_output.bias"),
-            ffn_bias: self.tensors.contains_key("blk.0.ffn_up.bias"),
-            qk_norm: self.tensors.contains_key("blk.0.attn_q_norm.weight"),
-            tied: !self.tensors.contains_key("output.weight"),
+            qkv_bias: qkv_bias || self.architecture == "qwen2",
+            output_bias,
+            ffn_bias,
+            qk_norm: self.architecture == "qwen3",
+            fused: false,
+            // The files have whole gains.
+            gains_less_one: false,
+            scaled_words: gemma,
+            activation: if gemma { header::ACTIVATION_GELU_TANH } else { header::ACTIVATION_SILU },
+            tied: gemma || !self.tensors.contains_key("output.weight"),
             rope: self.rope(head_dim)?,
+            rotary_dims: head_dim,
             stop_ids,
             padding_id: self.id("tokenizer.ggml.padding_token_id"),
-            notes: self.notes(),
+            notes: Vec::new(),
+            unknown: self.unknown(),
         };
         Ok(config)
     }
@@ -121,9 +157,21 @@ impl Gguf {
             decimal.ok_or_else(|| self.refuse_field(field, text, "a number from 1"))
         };
         let theta = at_least_one("rope.freq_base", &theta)?;
-        let kind = self.text(&format!("{}.rope.scaling.type", self.architecture)).unwrap_or("none");
-        let scaling = match kind {
-            "none" if self.tensors.contains_key("rope_freqs.weight") => {
+        // Without a type llama.cpp takes a factor as linear; a factor beside "none" it takes for nothing.
+        let kind = self.text(&format!("{}.rope.scaling.type", self.architecture)).unwrap_or("linear");
+        let factor = match kind {
+            "none" => None,
+            "linear" if !self.has("rope.scaling.factor") => None,
+            "linear" => {
+                Some(at_least_one("rope.scaling.factor", &self.float("rope.scaling.factor")?)?).filter(|factor| *factor != Decimal::from(1))
+            }
+            other => return Err(self.refuse_field("rope.scaling.type", other, "none or linear")),
+        };
+        let divisors = self.architecture == "llama" && self.tensors.contains_key("rope_freqs.weight");
+        let scaling = match (factor, divisors) {
+            (None, false) => Scaling::None,
+            (Some(factor), false) => Scaling::Linear { factor },
+            (None, true) => {
                 let divisors = self.floats("rope_freqs.weight", &[head_dim as usize / 2])?;
                 // From 1 on, as every scaling of long contexts has them: the proof of the tables' rounding starts there.
                 if divisors.bits.iter().any(|bits| !(1f32.to_bits()..0x7f80_0000).contains(bits)) {
@@ -131,40 +179,22 @@ impl Gguf {
                 }
                 Scaling::Divisors(divisors.bits)
             }
-            "none" => Scaling::None,
-            "linear" => Scaling::Linear { factor: at_least_one("rope.scaling.factor", &self.float("rope.scaling.factor")?)? },
-            other => return Err(self.refuse_field("rope.scaling.type", other, "none or linear")),
+            (Some(_), true) => {
+                let found = self.float("rope.scaling.factor")?;
+                return Err(self.refuse_field("rope.scaling.factor", found, "1, or no such field, beside the tensor rope_freqs.weight"));
+            }
         };
         Ok(Rope { theta, scaling })
     }
 
-    /// A note for each field of the architecture that is not known.
-    fn notes(&self) -> Vec<String> {
-        const READ: &[&str] = &[
-            "embedding_length",
-            "attention.head_count",
-            "attention.head_count_kv",
-            "attention.key_length",
-            "attention.value_length",
-            "attention.sliding_window",
-            "attention.layer_norm_rms_epsilon",
-            "rope.dimension_count",
-            "rope.freq_base",
-            "rope.scaling.type",
-            "rope.scaling.factor",
-            "expert_count",
-            "block_count",
-            "feed_forward_length",
-            "context_length",
-        ];
+    /// The fields of the architecture that are not known.
+    fn unknown(&self) -> Vec<Unknown> {
         let prefix = format!("{}.", self.architecture);
-        let fields = self.metadata.keys().filter_map(|name| name.strip_prefix(&prefix));
-        let mut unknown: Vec<&str> = fields.filter(|field| !READ.contains(field) && !NEUTRAL.contains(field)).collect();
+        let fields = self.metadata.iter().filter_map(|(name, value)| Some((name, name.strip_prefix(&prefix)?, value)));
+        let unknown = fields.filter(|(_, field, _)| !READ.contains(field) && !NEUTRAL.contains(field));
+        let mut unknown: Vec<_> = unknown.map(|(name, _, value)| (name, format!("{value:?}"))).collect();
         unknown.sort_unstable();
-        let note = |field: &&str| {
-            format!("field {prefix}{field} is not known to this importer and was ignored; compare with `quern model fidelity`")
-        };
-        unknown.iter().map(note).collect()
+        unknown.into_iter().map(|(name, found)| Unknown::field(&self.path, name, found)).collect()
     }
 
     /// The chat template, if the file has one.
@@ -172,10 +202,6 @@ impl Gguf {
         let template = self.text("tokenizer.chat_template")?.to_owned();
         let token = |name: &str| self.tokens().get(self.id(name)? as usize).map(|token| (*token).to_owned());
         Some(Chat { template, bos_token: token("tokenizer.ggml.bos_token_id"), eos_token: token("tokenizer.ggml.eos_token_id") })
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
     }
 
     pub(super) fn text(&self, name: &str) -> Option<&str> {
@@ -260,6 +286,10 @@ impl Gguf {
 }
 
 impl TensorSource for Gguf {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
         names.sort_unstable();

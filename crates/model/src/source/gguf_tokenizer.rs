@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::gguf::Gguf;
+use super::{TensorSource as _, gguf::Gguf};
 use crate::ModelError;
 
 const LLAMA3: &str =

@@ -3,28 +3,34 @@
 mod bert;
 mod chat;
 mod decoder;
+mod family;
 mod fields;
 mod gguf;
 mod gguf_tokenizer;
+mod names;
 mod rope;
 mod tensors;
+mod unknown;
 
 use std::{collections::BTreeSet, ops::Range, path::Path, path::PathBuf};
 
 pub(crate) use bert::{BertConfig, Pooling};
 pub(crate) use chat::Chat;
 pub(crate) use decoder::DecoderSource;
+pub(crate) use names::Stored;
 pub(crate) use rope::{Rope, Scaling};
-pub(crate) use tensors::sha256_hex;
+pub(crate) use tensors::{FileToHash, sha256_files, sha256_hex};
+pub(crate) use unknown::Unknown;
 
+use family::Family;
 use fields::Reader;
 use tensors::SafeTensors;
 
 use crate::{ModelError, convert::is_finite};
-use quern_exact::layout::{LayerTensor, TensorName};
+use quern_exact::layout::{LayerTensor, TensorName, TensorShape, TensorSpec};
 
 /// The model types whose arithmetic is known: those of encoders, then those of decoders.
-const MODEL_TYPES: [&str; 5] = ["bert", "llama", "mistral", "qwen2", "qwen3"];
+const MODEL_TYPES: [&str; 7] = ["bert", "llama", "mistral", "qwen2", "qwen3", "gemma", "phi3"];
 
 /// Tensors of BERT checkpoints that an embedding does not use: position numbers, the pooler, heads of other tasks.
 const UNUSED: &[&str] = &["embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.", "qa_outputs."];
@@ -47,17 +53,20 @@ impl Source {
         let folder = from;
         let mut reader = Reader::new(folder);
         let fields = reader.config()?;
-        if fields.text("model_type", &MODEL_TYPES)? == "bert" {
+        let Some(family) = Family::of(fields.text("model_type", &MODEL_TYPES)?) else {
             let config = BertConfig::read(reader, &fields)?;
             let tensors = SafeTensors::read(folder)?;
             return Ok(Self::Encoder(Box::new(EncoderSource::new(config, tensors))));
-        }
-        DecoderSource::read(reader, &fields).map(|source| Self::Decoder(Box::new(source)))
+        };
+        DecoderSource::read(reader, family, &fields).map(|source| Self::Decoder(Box::new(source)))
     }
 }
 
 /// Where the numbers of a checkpoint come from.
 pub(crate) trait TensorSource {
+    /// The file that holds the tensors, or lists them.
+    fn path(&self) -> &Path;
+
     /// All names, in order.
     fn names(&self) -> Vec<&str>;
 
@@ -110,7 +119,7 @@ impl Floats {
 pub(crate) struct EncoderSource {
     pub(crate) config: BertConfig,
     pub(crate) tensors: SafeTensors,
-    /// Name and sha256 of each file that was read.
+    /// Name and sha256 of each file that was read whole.
     pub(crate) files: Vec<(String, String)>,
     /// "" or "bert.": checkpoints with a task head put the encoder under a prefix.
     prefix: &'static str,
@@ -119,7 +128,7 @@ pub(crate) struct EncoderSource {
 impl EncoderSource {
     fn new(config: BertConfig, tensors: SafeTensors) -> Self {
         let under_bert = tensors.names().contains(&"bert.embeddings.word_embeddings.weight");
-        let files = config.files.iter().chain(&tensors.sources).cloned().collect();
+        let files = config.files.iter().chain(&tensors.index).cloned().collect();
         Self { config, tensors, files, prefix: if under_bert { "bert." } else { "" } }
     }
 
@@ -156,12 +165,21 @@ impl EncoderSource {
         Some(format!("{prefix}{name}"))
     }
 
-    /// Names of tensors that are neither converted nor known to be of no use to an embedding.
-    pub(crate) fn unknown_tensors(&self, used: &BTreeSet<String>) -> Vec<String> {
+    /// Tensors that are neither converted nor known to be of no use to an embedding.
+    pub(crate) fn unknown_tensors(&self, specs: &[TensorSpec]) -> Vec<Unknown> {
+        let used: BTreeSet<String> = specs
+            .iter()
+            .filter_map(|spec| Some((self.checkpoint_name(spec.name)?, spec.shape)))
+            .flat_map(|(name, shape)| match shape {
+                TensorShape::Matrix { .. } => vec![format!("{name}.weight"), format!("{name}.bias")],
+                _ => vec![name],
+            })
+            .collect();
         let unused = |name: &str| {
             let bare = name.strip_prefix(self.prefix).unwrap_or(name);
             UNUSED.iter().any(|known| bare.starts_with(known) || name.starts_with(known))
         };
-        self.tensors.names().into_iter().filter(|name| !used.contains(*name) && !unused(name)).map(str::to_owned).collect()
+        let unknown = self.tensors.names().into_iter().filter(|name| !used.contains(*name) && !unused(name));
+        unknown.map(|name| Unknown::tensor(self.tensors.path(), name)).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! How fast the rotations of a family turn: the fields of config.json from which the tables are computed.
 
-use super::fields::Fields;
+use super::{Family, fields::Fields};
 use crate::{ModelError, convert::Decimal};
 
 /// Frequencies of the rotary dims: theta^(-2i / dims), scaled.
@@ -39,19 +39,48 @@ impl Rope {
     /// A field in there that is not known is refused: it would change the arithmetic.
     pub(crate) fn read(fields: &Fields) -> Result<Self, ModelError> {
         let parameters = fields.object("rope_parameters")?;
-        let theta_fields = parameters.as_ref().filter(|parameters| parameters.has("rope_theta")).unwrap_or(fields);
-        let theta = if theta_fields.has("rope_theta") {
-            theta_fields.factor("rope_theta")?
-        } else {
-            // What all of these families take where nothing is said.
-            Decimal::from(10_000)
-        };
         let legacy = fields.object("rope_scaling")?;
+        if parameters.is_some() && legacy.is_some() {
+            return Err(fields.refuse("rope_scaling", fields.raw("rope_scaling").unwrap_or_default(), "null beside rope_parameters"));
+        }
+        let inner = parameters.as_ref().filter(|parameters| parameters.has("rope_theta"));
+        let theta = match (inner, fields.has("rope_theta")) {
+            (Some(inner), outer) => {
+                let theta = inner.factor("rope_theta")?;
+                if outer && fields.factor("rope_theta")? != theta {
+                    let found = fields.raw("rope_theta").unwrap_or_default();
+                    return Err(fields.refuse("rope_theta", found, "the number that rope_parameters has"));
+                }
+                theta
+            }
+            (None, true) => fields.factor("rope_theta")?,
+            // What all of these families take where nothing is said.
+            (None, false) => Decimal::from(10_000),
+        };
         let scaling = match parameters.or(legacy) {
             Some(scaling) => Scaling::read(&scaling)?,
             None => Scaling::None,
         };
         Ok(Self { theta, scaling })
+    }
+
+    /// How many dims of a head are rotated: all, or the part of them that `partial_rotary_factor` says, there or in `rope_parameters`.
+    pub(crate) fn dims(fields: &Fields, family: Family, head_dim: u32) -> Result<u32, ModelError> {
+        const NAME: &str = "partial_rotary_factor";
+        let parameters = fields.object("rope_parameters")?;
+        let mut dims = head_dim;
+        for fields in [Some(fields), parameters.as_ref()].into_iter().flatten().filter(|fields| fields.has(NAME)) {
+            let found = fields.raw(NAME).unwrap_or_default();
+            let part = Decimal::parse(found).and_then(|part| part.of(head_dim)).filter(|part| (1..=head_dim).contains(part));
+            dims = match part {
+                Some(part) if part == head_dim || (family == Family::Phi3 && part % 2 == 0) => part,
+                _ if family == Family::Phi3 => {
+                    return Err(fields.refuse(NAME, found, format!("a part of {head_dim} dims that is an even number")));
+                }
+                _ => return Err(fields.refuse(NAME, found, "1.0: this family rotates whole heads")),
+            };
+        }
+        Ok(dims)
     }
 }
 
@@ -67,7 +96,8 @@ impl Scaling {
             _ => &[],
         };
         for (field, found) in fields.iter() {
-            if !["rope_type", "type", "rope_theta"].contains(&field) && !known.contains(&field) {
+            // The last one is read by itself.
+            if !["rope_type", "type", "rope_theta", "partial_rotary_factor"].contains(&field) && !known.contains(&field) {
                 return Err(fields.refuse(field, found, format!("no such field beside {name} {kind:?}")));
             }
         }

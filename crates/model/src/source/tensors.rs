@@ -22,14 +22,34 @@ const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// Longest header of a safetensors file, by the format's definition.
 const MAX_HEADER: u64 = 100_000_000;
+/// Bytes that are hashed between two looks at whether to go on.
+const HASHED_AT_ONCE: usize = 4 << 20;
 
 /// The weights of a folder.
 pub(crate) struct SafeTensors {
     /// The file that names them all: the only one, or the index.
     path: PathBuf,
     tensors: BTreeMap<String, Place>,
-    /// Name and sha256 of each file that was read.
-    pub(crate) sources: Vec<(String, String)>,
+    /// Name and sha256 of the index, where there is one.
+    pub(crate) index: Option<(String, String)>,
+    /// The files that hold tensors.
+    pub(crate) files: Vec<FileToHash>,
+}
+
+/// A file that is too long to be read whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FileToHash {
+    /// In its folder.
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
+}
+
+impl FileToHash {
+    pub(crate) fn new(path: PathBuf) -> Result<Self, ModelError> {
+        let bytes = std::fs::metadata(&path).map_err(ModelError::read(&path))?.len();
+        Ok(Self { name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path, bytes })
+    }
 }
 
 /// Where a tensor lies.
@@ -55,7 +75,7 @@ struct Entry {
 }
 
 impl SafeTensors {
-    /// Reads the list of tensors of every safetensors file of a folder, and hashes the files.
+    /// Reads the list of tensors of every safetensors file of a folder.
     pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
         let single = folder.join(SINGLE);
         let index = folder.join(INDEX);
@@ -83,19 +103,23 @@ impl SafeTensors {
             });
         };
 
-        let mut source = Self { path, tensors: BTreeMap::new(), sources: index_hash.into_iter().collect() };
+        let mut source = Self { path, tensors: BTreeMap::new(), index: index_hash, files: Vec::new() };
         for name in names {
             let path = folder.join(&name);
             for (tensor, place) in list(&path)? {
                 source.tensors.insert(tensor, place);
             }
-            source.sources.push((name, sha256_file(&path)?));
+            source.files.push(FileToHash::new(path)?);
         }
         Ok(source)
     }
 }
 
 impl TensorSource for SafeTensors {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn names(&self) -> Vec<&str> {
         self.tensors.keys().map(String::as_str).collect()
     }
@@ -203,12 +227,25 @@ pub(crate) fn sha256_hex(content: &[u8]) -> String {
     hex(&Sha256::digest(content))
 }
 
-/// sha256 of a file, in lowercase hexadecimal.
-pub(crate) fn sha256_file(path: &Path) -> Result<String, ModelError> {
-    let mut file = File::open(path).map_err(ModelError::read(path))?;
-    let mut hasher = Sha256::new();
-    std::io::copy(&mut file, &mut hasher).map_err(ModelError::read(path))?;
-    Ok(hex(&hasher.finalize()))
+/// Name and sha256 of each file. `on_bytes` is told how many bytes were hashed, piece by piece, and may end the work.
+pub(crate) fn sha256_files(
+    files: &[FileToHash],
+    on_bytes: &mut dyn FnMut(u64) -> Result<(), ModelError>,
+) -> Result<Vec<(String, String)>, ModelError> {
+    let mut piece = vec![0; HASHED_AT_ONCE];
+    let mut hash = |FileToHash { name, path, .. }: &FileToHash| {
+        let mut file = File::open(path).map_err(ModelError::read(path))?;
+        let mut hasher = Sha256::new();
+        loop {
+            let read = file.read(&mut piece).map_err(ModelError::read(path))?;
+            if read == 0 {
+                return Ok((name.clone(), hex(&hasher.finalize())));
+            }
+            hasher.update(&piece[..read]);
+            on_bytes(read as u64)?;
+        }
+    };
+    files.iter().map(&mut hash).collect()
 }
 
 fn hex(digest: &[u8]) -> String {

@@ -29,15 +29,18 @@ pub struct Args {
     /// Do not write PACKAGE.packed: it is made when the model first runs
     #[arg(long)]
     no_packed: bool,
+    /// Take no notice of a field or a tensor that the importer does not know and would refuse; may be repeated. The package's record says so
+    #[arg(long, value_name = "NAME")]
+    ignore: Vec<String>,
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
-    let options = ImportOptions { replace: args.force, context: args.context, packed: !args.no_packed };
+    let options = ImportOptions { replace: args.force, context: args.context, packed: !args.no_packed, ignore: args.ignore.clone() };
     let bar = if context.out.json { ProgressBar::hidden() } else { ProgressBar::no_length() };
     bar.set_style(ProgressStyle::with_template("{bar:40} {percent:>3} %, {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar()));
     let imported = Package::import_with(&args.dir, &args.out, &options, &mut |progress| {
         bar.set_length(progress.total);
-        bar.set_position(progress.elements);
+        bar.set_position(progress.done);
         !context.cancel.is_cancelled()
     });
     bar.finish_and_clear();

@@ -25,8 +25,9 @@ use crate::{
 pub enum Command {
     /// Convert a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file into a package
     ///
-    /// Encoders: BERT. Decoders: Llama, SmolLM2, Mistral, Qwen2, Qwen2.5, Qwen3. A configuration that asks for other arithmetic is refused by field. The
-    /// conversion is exact integer arithmetic: whoever imports the same files gets the same root, on any machine.
+    /// Encoders: BERT. Decoders: Llama 2 and 3, SmolLM2, Mistral, Qwen2, Qwen2.5, Qwen3, Gemma (the first), Phi-3 and Phi-4 without longrope; from GGUF those
+    /// of the architectures llama, qwen2, qwen3 and gemma. A configuration that asks for other arithmetic is refused by field, and so is a field or a tensor
+    /// that is not known. The conversion is exact integer arithmetic: whoever imports the same files gets the same root, on any machine.
     #[command(after_long_help = show::JSON)]
     Import(import::Args),
     /// Show a package's header, roots, sizes and where it came from
