@@ -159,8 +159,7 @@ fn with_outliers(exact: bool) -> Pair {
         gains.clone_from(&tensors["model.norm.weight"].1);
     });
     let found = outliers(&pair, &gains);
-    eprintln!("outliers: {found:.0?} times the median channel");
-    assert!(found.iter().all(|found| *found >= 300.0), "{found:?}");
+    assert!(found.iter().all(|found| (300.0..400.0).contains(found)), "{found:.0?} times the median channel");
     pair
 }
 
