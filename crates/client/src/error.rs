@@ -24,6 +24,14 @@ pub enum ClientError {
         /// Ids that the model takes.
         context: u32,
     },
+    /// Ids outside the model's vocabulary.
+    #[error("{}; the model knows the ids below {vocabulary}: the tokenizer is not this model's, fetch its package anew", unknown(lines))]
+    UnknownId {
+        /// Line of the text, from 1, and the first such id of each item that has one.
+        lines: Vec<(u32, u32)>,
+        /// Ids of the model.
+        vocabulary: u32,
+    },
     /// A piece that no division makes fit.
     #[error("line {line} cannot be split into parts of {context} ids: one of its characters alone has more")]
     CannotSplit {
@@ -168,12 +176,20 @@ pub enum ClientError {
     },
 }
 
-/// The first lines that are too long, in words.
 fn too_long(lines: &[(u32, usize)]) -> String {
+    told(lines.iter().map(|(line, ids)| format!("line {line} has {ids} ids")), "are too long")
+}
+
+fn unknown(lines: &[(u32, u32)]) -> String {
+    told(lines.iter().map(|(line, id)| format!("line {line} has id {id}")), "have ids that it does not know")
+}
+
+/// The first of some lines, and how many more there are.
+fn told(mut lines: impl ExactSizeIterator<Item = String>, others: &str) -> String {
     const TOLD: usize = 8;
-    let mut text = lines.iter().take(TOLD).map(|(line, ids)| format!("line {line} has {ids} ids")).collect::<Vec<_>>().join(", ");
-    if lines.len() > TOLD {
-        text.push_str(&format!(" and {} more are too long", lines.len() - TOLD));
+    let mut text = lines.by_ref().take(TOLD).collect::<Vec<_>>().join(", ");
+    if lines.len() > 0 {
+        text.push_str(&format!(" and {} more {others}", lines.len()));
     }
     text
 }

@@ -1,10 +1,12 @@
 //! Text to items: which part of a text becomes one embedding, or one prompt.
 //!
 //! Nothing is cut silently. A piece of text that is longer than the model's context is either an error that names it or, if the caller asks for it,
-//! several items, each of which knows which part of the piece it is.
+//! several items, each of which knows which part of the piece it is. An id that the model does not know is an error in any case: it would be paid, and
+//! nothing would be computed of its item.
 
 use std::fmt::Display;
 
+use quern_model::Package;
 use serde::{Deserialize, Serialize};
 
 use crate::ClientError;
@@ -46,6 +48,22 @@ pub struct Item {
     pub origin: Origin,
     /// Its ids, special ones included.
     pub ids: Vec<u32>,
+}
+
+/// What a model takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Ids of an item.
+    pub context: u32,
+    /// Every id is less than this.
+    pub vocabulary: u32,
+}
+
+impl From<&Package> for Limits {
+    fn from(package: &Package) -> Self {
+        let header = package.header();
+        Self { context: header.context, vocabulary: header.vocabulary }
+    }
 }
 
 /// Text to ids. Implemented by the model's tokenizer; tests use a toy.
@@ -98,15 +116,16 @@ fn close<'a>(open: &mut Option<(usize, usize, u32)>, text: &'a str, pieces: &mut
     }
 }
 
-/// The items of pieces, for a model that takes `context` ids. A piece without text has no ids, not even special ones: its result is the protocol's for an
+/// The items of pieces, for a model that takes so much. A piece without text has no ids, not even special ones: its result is the protocol's for an
 /// empty item.
 ///
 /// With `split`, a longer piece becomes several items: each takes as many words as fit, a word that does not fit alone is divided between characters,
 /// and white space at the divisions is dropped. Without it, a longer piece is an error.
 ///
 /// # Errors
-/// [`ClientError::TooLong`] with every such line and the counts; [`ClientError::Tokenize`].
-pub fn items<T: Tokenize>(pieces: &[Piece<'_>], tokenizer: &T, context: u32, split: bool) -> Result<Vec<Item>, ClientError> {
+/// [`ClientError::TooLong`] with every such line and the counts; [`ClientError::UnknownId`] with every line that has one; [`ClientError::Tokenize`].
+pub fn items<T: Tokenize>(pieces: &[Piece<'_>], tokenizer: &T, limits: Limits, split: bool) -> Result<Vec<Item>, ClientError> {
+    let Limits { context, vocabulary } = limits;
     let limit = usize::try_from(context).unwrap_or(usize::MAX);
     let mut items = Vec::with_capacity(pieces.len());
     let mut too_long = Vec::new();
@@ -122,7 +141,12 @@ pub fn items<T: Tokenize>(pieces: &[Piece<'_>], tokenizer: &T, context: u32, spl
             too_long.push((piece.line, ids.len()));
         }
     }
-    if too_long.is_empty() { Ok(items) } else { Err(ClientError::TooLong { lines: too_long, context }) }
+    if !too_long.is_empty() {
+        return Err(ClientError::TooLong { lines: too_long, context });
+    }
+    let unknown = |item: &Item| item.ids.iter().find(|id| **id >= vocabulary).map(|id| (item.origin.line, *id));
+    let lines: Vec<(u32, u32)> = items.iter().filter_map(unknown).collect();
+    if lines.is_empty() { Ok(items) } else { Err(ClientError::UnknownId { lines, vocabulary }) }
 }
 
 fn ids_of<T: Tokenize>(tokenizer: &T, text: &str, line: u32) -> Result<Vec<u32>, ClientError> {
@@ -192,6 +216,10 @@ mod tests {
         }
     }
 
+    fn limits(context: u32) -> Limits {
+        Limits { context, vocabulary: 256 }
+    }
+
     fn lines(text: &str) -> Vec<(u32, &str)> {
         pieces(text, Unit::Lines).expect("few lines").iter().map(|piece| (piece.line, piece.text)).collect()
     }
@@ -201,7 +229,7 @@ mod tests {
         assert_eq!(lines("a\n\n  b \r\n\t\nc"), [(1, "a"), (2, ""), (3, "b"), (4, ""), (5, "c")]);
         assert_eq!(lines("a\n"), [(1, "a")]);
         let found = pieces("a\n\n", Unit::Lines).expect("few lines");
-        let made = items(&found, &Toy, 9, false).expect("items");
+        let made = items(&found, &Toy, limits(9), false).expect("items");
         assert_eq!(made.iter().map(|item| item.ids.len()).collect::<Vec<_>>(), [3, 0]);
     }
 
@@ -215,14 +243,25 @@ mod tests {
     fn pieces_past_the_context_are_an_error_with_lines_and_counts() {
         let text = "short\none two three four five\nfits\n1 2 3 4";
         let found = pieces(text, Unit::Lines).expect("few lines");
-        let error = items(&found, &Toy, 5, false).expect_err("8 and 6 ids");
+        let error = items(&found, &Toy, limits(5), false).expect_err("8 and 6 ids");
         assert!(error.to_string().starts_with("line 2 has 8 ids, line 4 has 6 ids; the model takes 5"), "{error}");
+    }
+
+    #[test]
+    fn ids_that_the_model_does_not_know_are_an_error_with_lines_and_ids() {
+        let found = pieces("abc\nb\n\nz y\nzz", Unit::Lines).expect("few lines");
+        let known = Limits { context: 9, vocabulary: u32::from(b'z') };
+        for split in [false, true] {
+            let error = items(&found, &Toy, known, split).expect_err("z is 122");
+            assert!(error.to_string().starts_with("line 4 has id 122, line 5 has id 122; the model knows the ids below 122"), "{error}");
+        }
+        assert!(items(&found, &Toy, Limits { vocabulary: known.vocabulary + 1, ..known }, false).is_ok());
     }
 
     #[test]
     fn split_piece_becomes_items_that_know_their_part() {
         let found = pieces("one two three four five", Unit::Lines).expect("few lines");
-        let split = items(&found, &Toy, 5, true).expect("split");
+        let split = items(&found, &Toy, limits(5), true).expect("split");
         let origins: Vec<(u32, u32)> = split.iter().map(|item| (item.origin.part, item.origin.parts)).collect();
         assert_eq!(origins, [(0, 3), (1, 3), (2, 3)]);
         assert!(split.iter().all(|item| item.ids.len() <= 5));
@@ -232,17 +271,17 @@ mod tests {
     fn word_longer_than_the_context_is_divided_between_characters() {
         let word = "ä".repeat(50);
         let found = pieces(&word, Unit::Lines).expect("few lines");
-        let split = items(&found, &Toy, 6, true).expect("split");
+        let split = items(&found, &Toy, limits(6), true).expect("split");
         assert!(split.len() > 1 && split.iter().all(|item| item.ids.len() <= 6));
-        assert!(matches!(items(&found, &Toy, 2, true), Err(ClientError::CannotSplit { line: 1, context: 2 })));
+        assert!(matches!(items(&found, &Toy, limits(2), true), Err(ClientError::CannotSplit { line: 1, context: 2 })));
     }
 
     #[test]
     fn text_without_ids_names_its_line() {
         let found = pieces("a\nb\u{0}", Unit::Lines).expect("few lines");
-        assert!(matches!(items(&found, &Toy, 9, false), Err(ClientError::Tokenize { line: 2, .. })));
+        assert!(matches!(items(&found, &Toy, limits(9), false), Err(ClientError::Tokenize { line: 2, .. })));
         let blank = pieces(" \n\n", Unit::Lines).expect("few lines");
-        let made = items(&blank, &Toy, 9, false).expect("empty items");
+        let made = items(&blank, &Toy, limits(9), false).expect("empty items");
         assert_eq!(made.iter().map(|item| item.ids.len()).collect::<Vec<_>>(), [0, 0]);
     }
 
@@ -252,7 +291,7 @@ mod tests {
         fn split_keeps_every_id_in_order(text in "[a-d \n]{1,200}", context in 3u32..12) {
             let found = pieces(&text, Unit::Paragraphs).expect("few lines");
             prop_assume!(!found.is_empty());
-            let split = items(&found, &Toy, context, true).expect("split");
+            let split = items(&found, &Toy, limits(context), true).expect("split");
             prop_assert!(split.iter().all(|item| item.ids.len() <= context as usize));
             let inner: usize = split.iter().map(|item| item.ids.len() - 2).sum();
             let whole: usize = found.iter().map(|piece| Toy.ids(piece.text).expect("ids").len() - 2).sum();

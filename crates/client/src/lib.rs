@@ -32,7 +32,7 @@ pub use drive::{Drive, DriveOptions, End, Update, layered};
 pub use error::ClientError;
 pub use follow::{Claim, Facts, Follower, JobLife, JobStep, ListedModel, Provider, Scope, Settlement};
 pub use intents::FileJournal;
-pub use items::{Item, Origin, Piece, Tokenize, Unit, items, pieces};
+pub use items::{Item, Limits, Origin, Piece, Tokenize, Unit, items, pieces};
 pub use journal::{PlannedJob, Run, RunJournal};
 pub use market::{Actor, Balances, Market, keys};
 pub use package::{fetch_package, publish_package};

@@ -83,7 +83,7 @@ pub async fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
     let facts = follower.facts();
     let package = buy::package(context, &market, facts, &content, args.model, JobKind::Embed, args.package.as_deref()).await?;
     let unit = if args.paragraphs { Unit::Paragraphs } else { Unit::Lines };
-    let made = items(&pieces(&text, unit)?, package.tokenizer(), package.header().context, args.split)?;
+    let made = items(&pieces(&text, unit)?, package.tokenizer(), (&package).into(), args.split)?;
     let request = Request {
         model: args.model,
         offer: &args.offer,

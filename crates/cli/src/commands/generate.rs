@@ -131,18 +131,18 @@ pub async fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
     buy::drive(context, &args.waiting, &actor, &mut follower, &content, &planned, &mut results).await
 }
 
-/// The prompts' ids. None is longer than the context: a prompt of which nothing would be generated is not bought.
+/// The prompts' ids. None is longer than the context, and each is in the vocabulary: a prompt of which nothing would be generated is not bought.
 fn prompts(args: &Args, text: &str, package: &Package) -> anyhow::Result<Vec<Item>> {
     let unit = if args.paragraphs { Unit::Paragraphs } else { Unit::Lines };
-    let (pieces, context) = (pieces(text, unit)?, package.header().context);
+    let (pieces, limits) = (pieces(text, unit)?, package.into());
     if !args.chat {
-        return Ok(items(&pieces, package.tokenizer(), context, false)?);
+        return Ok(items(&pieces, package.tokenizer(), limits, false)?);
     }
     let template = package.chat_template()?.ok_or_else(|| {
         Failure::usage(format!("model {} has no chat template", args.model), "leave --chat out: then it continues each prompt as it is")
     })?;
     let turns = Turns { tokenizer: package.tokenizer(), template, system: args.system.as_deref() };
-    Ok(items(&pieces, &turns, context, false)?)
+    Ok(items(&pieces, &turns, limits, false)?)
 }
 
 /// Prompts as the user's turn of a conversation.
