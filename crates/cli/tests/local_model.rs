@@ -170,6 +170,44 @@ fn what_cannot_be_run_is_said_before_anything_is_printed() {
 }
 
 #[test]
+fn verification_ends_with_3_whichever_byte_of_a_package_is_flipped() {
+    let home = Home::new(64);
+    let model = home.text("m.quern");
+    home.json(&["model", "verify", &model]);
+    let mut spoiled = 0;
+    for file in ["m.quern/header.bin", "m.quern/weights.bin", "m.quern/tokenizer.json", "m.quern/chat.json", "m.quern.packed"] {
+        let whole = fs::read(home.path(file)).unwrap();
+        // Sixteen bytes spread over the file, the first and the last among them. Of a packed file, only behind its beginning: another beginning is a
+        // file that is not used.
+        let first = if file.ends_with(".packed") { 64 } else { 0 };
+        for step in 0..16 {
+            let at = first + (whole.len() - 1 - first) * step / 15;
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x10;
+            fs::write(home.path(file), flipped).unwrap();
+            let (code, what) = home.failure(&["model", "verify", &model]);
+            assert_eq!(code, 3, "{file}, byte {at}: {what}");
+            spoiled += 1;
+        }
+        fs::write(home.path(file), &whole[..whole.len() - 1]).unwrap();
+        match home.run(&["model", "verify", &model], "").status.code() {
+            // A packed file of another length is not used either; it is made anew.
+            Some(0) if file.ends_with(".packed") => {}
+            code => assert_eq!(code, Some(3), "{file}, cut"),
+        }
+        fs::write(home.path(file), whole).unwrap();
+    }
+    assert_eq!(spoiled, 80);
+    let record = home.path("m.quern/conversion.json");
+    let text = fs::read_to_string(&record).unwrap();
+    fs::write(&record, text.replacen("0x", "0y", 1)).unwrap();
+    let (code, what) = home.failure(&["model", "verify", &model]);
+    assert_eq!(code, 3, "{what}");
+    fs::remove_dir_all(home.path("m.quern")).unwrap();
+    assert_eq!(home.failure(&["model", "verify", &model]).0, 1, "what is not there differs from nothing");
+}
+
+#[test]
 fn bench_prints_every_figure() {
     let home = Home::new(1024);
     let report = home.json(&["model", "bench", &home.text("m.quern"), "--threads", "1", "--profile"]);

@@ -38,7 +38,8 @@ pub enum Command {
     },
     /// Hash a package and compare with the roots that it states, or with one of your choice
     ///
-    /// Ends 0 only if every tensor, the tokenizer and the header are those of the root, and 3 if one is not.
+    /// Ends 0 only if every tensor, the tokenizer, the header and the file packed for this machine are those of the root, and 3 if one is not, whatever is
+    /// wrong with it.
     #[command(after_long_help = "JSON: {\"package\":FOLDER,\"root\":HASH,\"verified\":true}")]
     Verify {
         /// Folder of the package
@@ -91,13 +92,25 @@ fn verify(context: &Context, package: PathBuf, root: Option<PackageRoot>) -> any
         Some(root) => Package::open_verified(&package, root).map(|package| package.root()),
         None => Package::open(&package).and_then(|package| package.verify()),
     };
-    let root = checked.map_err(|error| match error {
-        ModelError::Hash { .. } | ModelError::OtherPackage { .. } => {
-            anyhow::Error::new(Failure::new(one_line(&error), "import the model that has the root you expect").with_exit(Exit::Difference))
-        }
-        error => anyhow::Error::new(error),
+    let root = checked.map_err(|error| match remedy(&error) {
+        Some(remedy) => anyhow::Error::new(Failure::new(one_line(&error), remedy).with_exit(Exit::Difference)),
+        None => anyhow::Error::new(error),
     })?;
     let object = json!({ "package": package, "root": root, "verified": true });
     context.out.result(&object, || format!("{} is package {root}: every hash holds", package.display()))?;
     Ok(())
+}
+
+/// What to do about files that are there and are not those of the root; `None` where nothing could be compared.
+const fn remedy(error: &ModelError) -> Option<&'static str> {
+    match error {
+        ModelError::Hash { .. }
+        | ModelError::OtherPackage { .. }
+        | ModelError::Malformed { .. }
+        | ModelError::FileSize { .. }
+        | ModelError::Json { .. } => Some("import the model that has the root you expect"),
+        // Its own text says that the file is to be removed.
+        ModelError::Packed { .. } => Some(""),
+        _ => None,
+    }
 }
