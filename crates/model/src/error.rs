@@ -264,6 +264,19 @@ pub enum ModelError {
         /// Positions of the context, or those that memory was taken for.
         room: usize,
     },
+    /// Keys and values that do not fit the memory that is free.
+    #[error(
+        "the keys and values of {positions} positions take {} MiB, and {} MiB are free: ask for fewer positions (--max-tokens, --context), or end other \
+         programs", bytes.div_ceil(1 << 20), free >> 20
+    )]
+    Memory {
+        /// Positions asked for.
+        positions: usize,
+        /// Bytes that they take.
+        bytes: u64,
+        /// Bytes that there are.
+        free: u64,
+    },
     /// A decoder cannot do what it was asked.
     #[error(transparent)]
     Decoder(#[from] quern_exact::decoder::DecoderError),

@@ -7,6 +7,7 @@
 //! | [`ChatTemplate`] | a conversation to a prompt |
 //! | [`Reference`], [`DecoderReference`] | the same model in floats, for comparison |
 //! | [`Session`] | generation on this machine, without a job |
+//! | [`available_memory`] | how much a computation may take |
 //! | [`accuracy`] | how many questions a decoder answers right, exactly and in floats |
 //! | [`bench`], [`bench_encoder`] | how fast a model runs here |
 //! | [`divergence`], [`fidelity`] | how far the two are apart, over a corpus |
@@ -18,6 +19,7 @@ mod divergence;
 mod error;
 mod fidelity;
 mod guard;
+mod memory;
 mod package;
 mod prompt;
 mod reference;
@@ -30,6 +32,7 @@ pub use bench::{BenchReport, Limits, Op, Part, ProfileLine, Shape, bench, bench_
 pub use divergence::{DivergenceReport, divergence};
 pub use error::ModelError;
 pub use fidelity::{Corpus, Stratum, StratumReport, fidelity};
+pub use memory::{available_memory, check_memory};
 pub use package::{ConversionRecord, ImportOptions, ImportProgress, Package, PackedModel, PackedOrigin, SourceRecord, TensorRecord};
 pub use prompt::{ChatTemplate, Message};
 pub use reference::{DecoderReference, DecoderRows, Reference};

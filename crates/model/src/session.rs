@@ -8,7 +8,7 @@ use quern_exact::{
 };
 use quern_types::FinishReason;
 
-use crate::ModelError;
+use crate::{ModelError, memory::check_memory};
 
 /// Rows of a prompt that are computed together.
 const ROWS: usize = 256;
@@ -58,8 +58,9 @@ impl Session {
     /// Takes memory for the keys and values of so many positions; more than the context is the context.
     ///
     /// # Errors
-    /// [`ModelError::Decoder`] if there is not that much memory.
+    /// [`ModelError::Memory`] if there is not that much memory; [`ModelError::Decoder`] if the system refuses it all the same.
     pub fn new(decoder: Decoder, positions: usize) -> Result<Self, ModelError> {
+        check_memory(decoder.header(), positions)?;
         let cache = decoder.cache(positions)?;
         let work = Workspace::new(decoder.header(), ROWS.min(cache.capacity()));
         Ok(Self { decoder, work, cache })

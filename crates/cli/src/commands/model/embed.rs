@@ -52,7 +52,7 @@ pub(super) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
     let text = read_text(&args.file)?;
     // All of it first: a text with a line that is too long yields no vector at all rather than some.
     let encoder = package.encoder()?;
-    let items = items(&pieces(&text, Unit::Lines)?, package.tokenizer(), package.header().context, args.split)?;
+    let items = items(&pieces(&text, Unit::Lines)?, package.tokenizer(), (&package).into(), args.split)?;
     let threads = match args.threads {
         Some(threads) => threads,
         None => std::thread::available_parallelism().context("cannot tell the number of cores; give --threads")?,
