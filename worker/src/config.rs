@@ -21,7 +21,7 @@ pub struct Config {
     pub provider: Address,
     /// The operator key: claims, signs receipts, pays gas. It can never move the provider's money.
     pub operator: Key,
-    /// Packages of the models to serve. Each is verified, every hash of it, before the worker takes its first job.
+    /// Packages of the models to serve. All are verified, every hash of them, before the worker takes its first job; one that is not sound stops it.
     pub packages: Vec<PathBuf>,
 
     /// Least prices per model, in the token's smallest unit: what is left of a fee after the publisher's royalty. A model that is not here is served at the provider's own listing on the chain.
@@ -32,15 +32,15 @@ pub struct Config {
 
     /// Threads that compute. Default: all processors of the machine.
     pub threads: usize,
-    /// Most jobs claimed and not yet submitted. Default 4: one is computed while others wait for the chain; each locks stake, and what is claimed and
-    /// not delivered costs a penalty, so a deep queue is a risk and brings nothing.
+    /// Most jobs claimed and not yet submitted. Default 8: generate jobs of a model are computed side by side, in hardly more time than one; each locks
+    /// stake, and what is claimed and not delivered costs a penalty, so more is a risk that must be chosen.
     pub max_jobs: usize,
     /// Longest input that is taken, in ids. Default 8,388,608 (32 MiB): it is held in memory while the job is computed.
     pub max_input_len: u64,
     /// Most ids that all outputs of a job may have together. Default 4,194,304: they are held in memory until they are stored.
     pub max_output_len: u64,
-    /// Bytes that the keys and values of a generate job may take: a job with a longer sequence is not claimed, and a job of many sequences computes as
-    /// many side by side as fit. Default: half of the memory that is free when the models are loaded.
+    /// Bytes that the keys and values of all generate jobs in hand may take together: a job with a longer sequence is not claimed, and as many sequences
+    /// are computed side by side as fit. Default: half of the memory that is free at the start.
     pub kv_limit_bytes: Option<u64>,
     /// Seconds before the delivery deadline that are kept free for storing, submitting and being included. Default 20: ten blocks of an OP Stack chain.
     pub margin_secs: u64,
@@ -104,7 +104,7 @@ impl Config {
             prices: HashMap::new(),
             default_prices: None,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
-            max_jobs: 4,
+            max_jobs: 8,
             max_input_len: 8 << 20,
             max_output_len: 4 << 20,
             kv_limit_bytes: None,

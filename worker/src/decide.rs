@@ -28,8 +28,19 @@ pub(crate) enum ModelState {
     Unregistered,
     /// We do not have the package.
     NotHeld,
+    /// We have it, and its hashes, or those of another package of ours, are being checked.
+    Unverified,
     /// We have it, every hash of it was checked, and it is loaded. The family's kind of job.
     Ready { kind: JobKind },
+}
+
+/// What the jobs in hand still need, computed side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Backlog {
+    /// Milliseconds until all of them are computed, at most.
+    pub(crate) millis: u64,
+    /// Seconds until the first of them must be delivered; `None`: none must.
+    pub(crate) first_secs: Option<u64>,
 }
 
 /// Everything that a decision depends on.
@@ -65,12 +76,14 @@ pub(crate) struct Question<'a> {
     pub(crate) max_input_len: u64,
     /// The input.
     pub(crate) input: InputState,
-    /// Milliseconds that the jobs in hand take.
-    pub(crate) backlog_ms: u64,
+    /// The jobs in hand; `None`: it is not known yet what they need.
+    pub(crate) backlog: Option<Backlog>,
     /// Most ids that all outputs of a job may have together.
     pub(crate) max_output_len: u64,
     /// Bytes that the keys and values of a sequence may take.
     pub(crate) kv_limit: u64,
+    /// Bytes of memory that are free now.
+    pub(crate) free_bytes: u64,
     /// Seconds that storing, submitting and being included may take, kept free before the deadline.
     pub(crate) margin_secs: u64,
 }
@@ -108,6 +121,8 @@ pub enum Refusal {
     ModelUnregistered,
     /// The package is not among `--package`, or was not the registered one.
     ModelNotHeld,
+    /// The package, or another one of this worker, is being verified.
+    Unverified,
     /// The model's family does not do this kind of job.
     KindNotOfModel,
     /// No price is configured for the model.
@@ -152,6 +167,13 @@ pub enum Refusal {
         /// Bytes that one may take.
         limit: u64,
     },
+    /// A sequence of the job needs more memory for its keys and values than is free now.
+    MemoryTooLow {
+        /// Bytes of the longest sequence.
+        bytes: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
     /// The input cannot be fetched, or what was fetched is not what the job commits to.
     InputUnavailable {
         /// What happened.
@@ -164,6 +186,15 @@ pub enum Refusal {
         /// Seconds that the job gives.
         given_secs: u64,
     },
+    /// With it, a job in hand could not be done in time.
+    WouldDelay {
+        /// Seconds that it and the jobs in hand need together, margin included.
+        needed_secs: u64,
+        /// Seconds until the first of them must be delivered.
+        left_secs: u64,
+    },
+    /// What the jobs in hand need is not known: after a start their inputs are read first.
+    BacklogUnknown,
     /// Not enough free stake for the lock.
     StakeTooLow {
         /// Free stake, less claims under way.
@@ -195,6 +226,7 @@ impl Refusal {
             Self::Malformed { .. } => "malformed",
             Self::ModelUnregistered => "model-unregistered",
             Self::ModelNotHeld => "model-not-held",
+            Self::Unverified => "unverified",
             Self::KindNotOfModel => "kind-not-of-model",
             Self::NoPrice => "no-price",
             Self::PriceTooLow { .. } => "price-too-low",
@@ -203,8 +235,11 @@ impl Refusal {
             Self::InputTooLong { .. } => "input-too-long",
             Self::OutputTooLong { .. } => "output-too-long",
             Self::CacheTooLarge { .. } => "cache-too-large",
+            Self::MemoryTooLow { .. } => "memory-too-low",
             Self::InputUnavailable { .. } => "input-unavailable",
             Self::TooSlow { .. } => "too-slow",
+            Self::WouldDelay { .. } => "would-delay",
+            Self::BacklogUnknown => "backlog-unknown",
             Self::StakeTooLow { .. } => "stake-too-low",
             Self::GasTooLow => "gas-too-low",
             Self::Busy { .. } => "busy",
@@ -221,6 +256,7 @@ impl fmt::Display for Refusal {
             Self::Malformed { fault } => write!(f, "its specification is out of bounds: {fault}"),
             Self::ModelUnregistered => f.write_str("nobody registered its model"),
             Self::ModelNotHeld => f.write_str("its model is not held here: import the package and name it with --package"),
+            Self::Unverified => f.write_str("its package is being verified, or another one that this worker was given"),
             Self::KindNotOfModel => f.write_str("its kind is not what the model's family does"),
             Self::NoPrice => f.write_str("no price is set for its model: set one in the worker's configuration"),
             Self::PriceTooLow { offered, asked } => write!(f, "it pays at most {offered} units after the royalty, we ask {asked}"),
@@ -238,10 +274,20 @@ impl fmt::Display for Refusal {
                     "the keys and values of its longest sequence take {bytes} bytes, more than the {limit} that there are (--kv-limit-bytes)"
                 )
             }
+            Self::MemoryTooLow { bytes, free } => {
+                write!(f, "the keys and values of its longest sequence take {bytes} bytes, and {free} are free now: end other programs")
+            }
             Self::InputUnavailable { fault } => write!(f, "its input cannot be had: {fault}"),
             Self::TooSlow { needed_secs, given_secs } => {
                 write!(f, "it needs {needed_secs} s here, with margin and jobs in hand, and gives {given_secs} s")
             }
+            Self::WouldDelay { needed_secs, left_secs } => {
+                write!(
+                    f,
+                    "with it, the jobs in hand need {needed_secs} s here, with margin, and the first of them must be delivered in {left_secs} s"
+                )
+            }
+            Self::BacklogUnknown => f.write_str("it is not known yet how long the jobs in hand take: their inputs are being read"),
             Self::StakeTooLow { free, lock } => write!(f, "free stake {free} is less than the lock {lock}: stake more"),
             Self::GasTooLow => f.write_str("the operator's gas balance is below the reserve: fund it"),
             Self::Busy { jobs } => write!(f, "{jobs} jobs are in hand, as many as may be"),
@@ -268,6 +314,7 @@ fn judge(q: &Question<'_>) -> Result<Decision, Refusal> {
     match q.model {
         ModelState::Unregistered => return Err(Refusal::ModelUnregistered),
         ModelState::NotHeld => return Err(Refusal::ModelNotHeld),
+        ModelState::Unverified => return Ok(Decision::Hold(Refusal::Unverified)),
         ModelState::Ready { kind } if kind != spec.kind => return Err(Refusal::KindNotOfModel),
         ModelState::Ready { .. } => {}
     }
@@ -314,9 +361,20 @@ fn judge(q: &Question<'_>) -> Result<Decision, Refusal> {
     if q.jobs_in_hand >= q.max_jobs {
         return Ok(Decision::Hold(Refusal::Busy { jobs: q.jobs_in_hand }));
     }
-    let needed_secs = q.backlog_ms.saturating_add(millis).div_ceil(1_000).saturating_add(q.margin_secs);
+    if let InputState::Checked { kv_bytes, .. } = q.input
+        && kv_bytes > q.free_bytes
+    {
+        return Ok(Decision::Hold(Refusal::MemoryTooLow { bytes: kv_bytes, free: q.free_bytes }));
+    }
+    let Some(backlog) = q.backlog else { return Ok(Decision::Hold(Refusal::BacklogUnknown)) };
+    // INVARIANT: jobs in hand are computed side by side, so each may take as long as all together. Whatever the order, all are done in time if all
+    // together are done before the first must be delivered.
+    let needed_secs = backlog.millis.saturating_add(millis).div_ceil(1_000).saturating_add(q.margin_secs);
     if needed_secs > given_secs {
         return Ok(Decision::Hold(Refusal::TooSlow { needed_secs, given_secs }));
+    }
+    if let Some(left_secs) = backlog.first_secs.filter(|left| needed_secs > *left) {
+        return Ok(Decision::Hold(Refusal::WouldDelay { needed_secs, left_secs }));
     }
     Ok(match q.input {
         InputState::Unknown => Decision::FetchInput,
@@ -428,11 +486,16 @@ mod tests {
             max_jobs: 4,
             max_input_len: 1_000_000,
             input: InputState::Checked { millis: 10_000, kv_bytes: 0 },
-            backlog_ms: 0,
+            backlog: Some(Backlog::default()),
             max_output_len: 1_000,
             kv_limit: 1 << 20,
+            free_bytes: u64::MAX,
             margin_secs: 20,
         }
+    }
+
+    fn behind(millis: u64, first_secs: Option<u64>) -> Option<Backlog> {
+        Some(Backlog { millis, first_secs })
     }
 
     fn taking(millis: u64) -> InputState {
@@ -472,7 +535,7 @@ mod tests {
             Decision::Refuse(Refusal::PriceTooLow { offered: Amount::from_units(2_100), asked: Amount::from_units(2_103) })
         );
 
-        let holds: [(Question<'_>, Refusal); 5] = [
+        let holds: [(Question<'_>, Refusal); 7] = [
             (Question { is_operator: false, ..question(&base) }, Refusal::NotOperator),
             (
                 Question { free_stake: Amount::from_units(4_199), ..question(&base) },
@@ -480,7 +543,9 @@ mod tests {
             ),
             (Question { has_gas: false, ..question(&base) }, Refusal::GasTooLow),
             (Question { jobs_in_hand: 4, ..question(&base) }, Refusal::Busy { jobs: 4 }),
-            (Question { backlog_ms: 30_001, ..question(&base) }, Refusal::TooSlow { needed_secs: 61, given_secs: 60 }),
+            (Question { backlog: behind(30_001, None), ..question(&base) }, Refusal::TooSlow { needed_secs: 61, given_secs: 60 }),
+            (Question { backlog: None, ..question(&base) }, Refusal::BacklogUnknown),
+            (Question { model: ModelState::Unverified, ..question(&base) }, Refusal::Unverified),
         ];
         for (question, refusal) in holds {
             assert_eq!(decide(&question), Decision::Hold(refusal));
@@ -521,6 +586,19 @@ mod tests {
     }
 
     #[test]
+    fn job_that_would_make_one_in_hand_late_is_held_until_there_is_time_for_both() {
+        let base = spec();
+        // 10 s of its own, 20 s of margin.
+        let decided = |millis, first_secs| decide(&Question { backlog: behind(millis, Some(first_secs)), ..question(&base) });
+        assert_eq!(decided(15_000, 45), Decision::Claim);
+        assert_eq!(decided(15_000, 44), Decision::Hold(Refusal::WouldDelay { needed_secs: 45, left_secs: 44 }));
+        assert_eq!(decided(30_001, 44), Decision::Hold(Refusal::TooSlow { needed_secs: 61, given_secs: 60 }));
+        // Nothing to compute takes time too: the margin.
+        let unseen = Question { input: InputState::Unknown, backlog: behind(0, Some(19)), ..question(&base) };
+        assert_eq!(decide(&unseen), Decision::Hold(Refusal::WouldDelay { needed_secs: 20, left_secs: 19 }));
+    }
+
+    #[test]
     fn generate_job_is_refused_for_memory_and_length_before_it_is_claimed() {
         let base = JobSpec { kind: JobKind::Generate, samples_per_item: 4, max_output: 50, ..spec() };
         let model = ModelState::Ready { kind: JobKind::Generate };
@@ -528,6 +606,8 @@ mod tests {
         assert_eq!(decide(&question(1 << 20)), Decision::Claim);
         let refused = Decision::Refuse(Refusal::CacheTooLarge { bytes: (1 << 20) + 1, limit: 1 << 20 });
         assert_eq!(decide(&question((1 << 20) + 1)), refused);
+        let short = Question { free_bytes: 999, ..question(1_000) };
+        assert_eq!(decide(&short), Decision::Hold(Refusal::MemoryTooLow { bytes: 1_000, free: 999 }));
         let shorter = Question { max_output_len: 599, ..question(0) };
         assert_eq!(decide(&shorter), Decision::Refuse(Refusal::OutputTooLong { ids: 600, limit: 599 }));
         let unseen = Question { max_output_len: 599, input: InputState::Unknown, ..question(0) };

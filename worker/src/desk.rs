@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -18,20 +15,21 @@ use quern_db::{
     journal::{JobEntry, Step},
 };
 use quern_store::dag;
-use quern_types::{Address, Domain, EnergyMethod, Head, JobId, JobParameters, JobSpec, ModelId, Receipt, SignedReceipt};
+use quern_types::{Address, Domain, EnergyMethod, Head, JobId, JobParameters, JobSpec, ModelId, PackageRoot, Receipt, SignedReceipt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config, Error, Result,
     complete::CompletionRequest,
-    compute::{Computer, Task},
+    compute::{Computer, Progress, Task},
     content::{Content, InputFault},
+    decide::Backlog,
     drive::{Entry, FACT_RECEIPT, FACT_WORK, Hands, Intention, Output, Sent, Work},
     fault::{When, crash_at},
     life::Seen,
     load::{Load, embed_load, longest},
-    models::{Engine, Held, Models},
+    models::{Engine, Held, Holding, Models},
     watch::Watch,
 };
 
@@ -60,10 +58,27 @@ pub(crate) struct Desk {
     pub(crate) stop: CancellationToken,
     /// What the figures for energy are.
     pub(crate) energy_method: EnergyMethod,
-    /// Bytes that the keys and values of a generate job may take.
+    /// Bytes that the keys and values of all generate jobs in hand may take together.
     pub(crate) kv_limit: u64,
-    /// Milliseconds that the jobs in hand take, until they are computed.
-    pub(crate) backlog: Mutex<HashMap<JobId, u64>>,
+    /// What the jobs in hand need, until they are computed.
+    pub(crate) needs: Mutex<HashMap<JobId, Need>>,
+}
+
+/// What a job in hand needs.
+#[derive(Debug)]
+pub(crate) struct Need {
+    /// Milliseconds that it takes at most.
+    millis: u64,
+    /// Seconds that it gives from its claim on.
+    deliver_within: u64,
+    /// How far it is, once it is being computed.
+    progress: Arc<Progress>,
+}
+
+impl Need {
+    pub(crate) fn new(millis: u64, spec: &JobSpec) -> Self {
+        Self { millis, deliver_within: spec.deliver_within.into(), progress: Arc::default() }
+    }
 }
 
 impl Desk {
@@ -71,21 +86,59 @@ impl Desk {
         self.domain.market
     }
 
-    /// The model of a job, where we hold it.
-    pub(crate) fn held(&self, model: ModelId) -> Option<Held> {
-        let package = self.watch.view().model(model)?.package;
+    /// What we hold of a package.
+    pub(crate) fn holding(&self, package: PackageRoot) -> Option<Holding> {
         self.models.lock().unwrap_or_else(PoisonError::into_inner).get(package).cloned()
     }
 
-    pub(crate) fn backlog_ms(&self) -> u64 {
-        self.backlog.lock().unwrap_or_else(PoisonError::into_inner).values().fold(0, |sum, millis| sum.saturating_add(*millis))
+    /// The model of a job and its package, where we hold it, verified.
+    pub(crate) fn held(&self, model: ModelId) -> Option<(PackageRoot, Held)> {
+        let package = self.watch.view().model(model)?.package;
+        match self.holding(package)? {
+            Holding::Verified(held) => Some((package, held)),
+            Holding::Unverified => None,
+        }
     }
 
-    pub(crate) fn set_backlog(&self, job: JobId, millis: Option<u64>) {
-        let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
-        match millis {
-            Some(millis) => backlog.insert(job, millis),
-            None => backlog.remove(&job),
+    /// As [`Desk::held`], once the package is verified.
+    async fn verified(&self, job: JobId, model: ModelId) -> Result<(PackageRoot, Held)> {
+        loop {
+            if let Some(held) = self.held(model) {
+                return Ok(held);
+            }
+            let package = self.watch.view().model(model).map(|model| model.package);
+            if package.and_then(|package| self.holding(package)).is_none() {
+                let fault = "its package is not held any more: name it with --package again".into();
+                return Err(Error::Content { job, what: "the model", fault });
+            }
+            self.until_stopped(self.watch.change(TICK)).await?;
+        }
+    }
+
+    /// What the jobs in hand still need, computed side by side; `None`: that of one of them, of those in `waiting`, is not known.
+    pub(crate) fn backlog(&self, mut waiting: impl Iterator<Item = JobId>) -> Option<Backlog> {
+        let (now, view) = (self.now(), self.watch.view());
+        let needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting.all(|job| needs.contains_key(&job)) {
+            return None;
+        }
+        let left_secs = |(job, need): (&JobId, &Need)| match view.seen(*job).0 {
+            Seen::Claimed { ours: true, deadline } => Some(deadline.saturating_sub(now)),
+            // Computed once more, with its receipt on the chain.
+            Seen::Submitted { .. } | Seen::Challenged { .. } => None,
+            _ => Some(need.deliver_within),
+        };
+        Some(Backlog {
+            millis: needs.values().fold(0, |sum, need| sum.saturating_add(need.progress.left(need.millis))),
+            first_secs: needs.iter().filter_map(left_secs).min(),
+        })
+    }
+
+    pub(crate) fn set_need(&self, job: JobId, need: Option<Need>) {
+        let mut needs = self.needs.lock().unwrap_or_else(PoisonError::into_inner);
+        match need {
+            Some(need) => needs.insert(job, need),
+            None => needs.remove(&job),
         };
     }
 
@@ -157,8 +210,10 @@ impl Hands for Desk {
         self.journal.advance(job, from, to, note, &facts).await?;
         crash_at(self.config.crash, When::After, to);
         tracing::info!(%job, state = to.name(), was = from.name(), note, "job.step");
+        if to >= Step::Computed {
+            self.set_need(job, None);
+        }
         if to.is_closed() {
-            self.set_backlog(job, None);
             metrics::counter!("quern_worker_jobs_total", "outcome" => to.name()).increment(1);
         }
         Ok(())
@@ -227,54 +282,47 @@ impl Hands for Desk {
     }
 
     async fn compute(&self, job: JobId, spec: &JobSpec, items: Vec<Vec<u32>>) -> Result<Option<Output>> {
-        let Some(held) = self.held(spec.model_id) else {
-            return Err(Error::Content {
-                job,
-                what: "the model",
-                fault: "its package is not held any more: name it with --package again".into(),
-            });
-        };
+        let (package, held) = self.verified(job, spec.model_id).await?;
         let (load, _) = self.demand(&held, spec, &items);
-        self.set_backlog(job, Some(held.speed.millis(&load)));
-        let Some(task) = Task::new(&held.engine, spec, items, self.kv_limit) else {
+        let need = Need::new(held.speed.millis(&load), spec);
+        let progress = need.progress.clone();
+        self.set_need(job, Some(need));
+        let Some(task) = Task::new(&held.engine, package, spec, items) else {
             return Err(Error::Content { job, what: "the model", fault: "it does not do this kind of job".into() });
         };
         tracing::info!(%job, expected_ms = held.speed.millis(&load), "job.computing");
-        let wanted = Arc::new(AtomicBool::new(true));
-        let computing = self.computer.compute(task, wanted.clone());
+        let computing = self.computer.compute(task, progress.clone());
         tokio::pin!(computing);
         let computed = loop {
             tokio::select! {
                 computed = &mut computing => break computed?,
                 () = self.watch.change(TICK) => {
                     if !self.is_wanted(job) {
-                        wanted.store(false, Ordering::Relaxed);
+                        progress.give_up();
                     }
                 }
                 () = self.stop.cancelled() => {
-                    wanted.store(false, Ordering::Relaxed);
+                    progress.give_up();
                     return Err(Error::Stopping);
                 }
             }
         };
-        self.set_backlog(job, None);
-        let Some(computed) = computed else { return Ok(None) };
-        if let Some(package) = self.watch.view().model(spec.model_id).map(|model| model.package)
-            && let Some(held) = self.models.lock().unwrap_or_else(PoisonError::into_inner).get_mut(package)
-        {
-            held.speed.learn(&computed.load, computed.took);
-        }
-        metrics::histogram!("quern_worker_compute_seconds").record(computed.took.as_secs_f64());
-        metrics::counter!("quern_worker_energy_millijoules_total").increment(computed.energy.millijoules);
+        let Some((computed, spent)) = computed else {
+            self.set_need(job, None);
+            return Ok(None);
+        };
+        self.models.lock().unwrap_or_else(PoisonError::into_inner).learn(package, &spent.load, spent.busy);
+        metrics::histogram!("quern_worker_compute_seconds").record(spent.busy.as_secs_f64());
+        metrics::counter!("quern_worker_energy_millijoules_total").increment(spent.energy.millijoules);
         let output = dag::content_id(&computed.blob)?;
         let work = Work {
             output_root: computed.output_root,
             output_len: computed.output_len,
             work_root: computed.work_root,
-            energy: computed.energy,
+            energy: spent.energy,
             output,
         };
-        tracing::info!(%job, elapsed_ms = computed.took.as_millis() as u64, millijoules = work.energy.millijoules, items = spec.item_count, output_ids = computed.output_len, "job.computed");
+        tracing::info!(%job, elapsed_ms = spent.busy.as_millis() as u64, millijoules = work.energy.millijoules, items = spec.item_count, output_ids = computed.output_len, "job.computed");
         Ok(Some(Output { work, blob: computed.blob }))
     }
 

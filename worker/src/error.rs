@@ -151,6 +151,19 @@ pub enum Error {
         /// Why.
         fault: String,
     },
+    /// The longest sequence of a job does not fit the memory that is free.
+    #[error(
+        "job {job}: its longest sequence takes {bytes} bytes of keys and values, and {free} are free: end other programs, or audit it on a machine with more \
+         memory"
+    )]
+    AuditMemory {
+        /// The job.
+        job: JobId,
+        /// Bytes of the longest sequence.
+        bytes: u64,
+        /// Bytes that there are.
+        free: u64,
+    },
     /// A block that is not on the chain.
     #[error("block {number} is not on the chain yet; the newest is {latest}")]
     NoSuchBlock {

@@ -26,9 +26,11 @@ mod generate;
 mod journal;
 mod life;
 mod load;
-mod memory;
 mod models;
 mod run;
+mod running;
+#[cfg(test)]
+mod running_tests;
 mod scout;
 mod status;
 mod view;

@@ -23,7 +23,7 @@ const SHORTEST: Duration = Duration::from_millis(20);
 pub(crate) struct Load {
     /// Multiply-adds of all rows: the products with the weights, and attention.
     pub(crate) macs: u64,
-    /// Multiply-adds of one row, once per step that makes ids: such a step reads every weight, however few its rows are.
+    /// Multiply-adds of one row, once per step that makes ids or a beginning that samples share: such a step reads every weight, however few its rows are.
     pub(crate) step_macs: u64,
 }
 
@@ -48,10 +48,6 @@ fn row(header: &Header) -> (u128, u128) {
     (all.saturating_sub(head), head)
 }
 
-fn clamped(macs: u128) -> u64 {
-    u64::try_from(macs).unwrap_or(u64::MAX)
-}
-
 /// Embeddings of these items. Items that nothing is computed of take nothing.
 pub(crate) fn embed_load(header: &Header, items: &[Vec<u32>]) -> Load {
     let (linear, _) = row(header);
@@ -62,24 +58,41 @@ pub(crate) fn embed_load(header: &Header, items: &[Vec<u32>]) -> Load {
     Load { macs: clamped(macs.sum()), step_macs: 0 }
 }
 
-/// Multiply-adds of an item's own rows.
-pub(crate) fn item_macs(header: &Header, len: usize) -> u128 {
-    let len = len as u128;
-    len * row(header).0 + attention(header, len * (len + 1) / 2)
+/// Multiply-adds of the rows of a sequence that are computed behind its first `first` ones.
+pub(crate) fn rows_macs(header: &Header, first: usize, rows: usize) -> u128 {
+    let (first, rows) = (first as u128, rows as u128);
+    rows * row(header).0 + attention(header, rows * first + rows * (rows + 1) / 2)
 }
 
-/// Multiply-adds of one output of so many ids behind an item.
+/// Multiply-adds of the choice of an id.
+pub(crate) fn choice_macs(header: &Header) -> u128 {
+    row(header).1
+}
+
+/// Multiply-adds of one output of so many ids: the row of the item's last id, which each sample computes for itself, the rows of all output ids but the
+/// last, and the choices.
 pub(crate) fn output_macs(header: &Header, item_len: usize, ids: u64) -> u128 {
-    let (linear, head) = row(header);
-    let (len, ids) = (item_len as u128, u128::from(ids));
-    let rows = ids.saturating_sub(1);
-    rows * linear + ids * head + attention(header, rows * len + rows * (rows + 1) / 2)
+    rows_macs(header, item_len.saturating_sub(1), ids as usize) + u128::from(ids) * choice_macs(header)
 }
 
-/// The load of outputs that were made in so many steps.
+/// The load of so many rows, with so many steps that made ids or a beginning that samples share.
 pub(crate) fn generate_load(header: &Header, macs: u128, steps: u64) -> Load {
+    Load { macs: clamped(macs), step_macs: clamped(u128::from(steps) * step_macs(header)) }
+}
+
+/// Multiply-adds that stand for the reading of all weights.
+pub(crate) fn step_macs(header: &Header) -> u128 {
     let (linear, head) = row(header);
-    Load { macs: clamped(macs), step_macs: clamped(u128::from(steps) * (linear + head)) }
+    linear + head
+}
+
+pub(crate) fn clamped(macs: u128) -> u64 {
+    u64::try_from(macs).unwrap_or(u64::MAX)
+}
+
+/// Most ids of an output behind an item of so many ids, at most the context.
+pub(crate) fn most_ids(header: &Header, item_len: usize, max_output: u32) -> u64 {
+    u64::from(max_output).min((header.context as usize).saturating_sub(item_len) as u64 + 1)
 }
 
 /// Positions of a sequence: the item's and those of all output ids but the last.
@@ -87,20 +100,30 @@ pub(crate) fn positions(header: &Header, item_len: usize, max_output: u32) -> us
     (item_len + max_output as usize - 1).clamp(1, header.context as usize)
 }
 
-/// The worst case of a generate job.
+/// The worst case of a generate job. It holds beside others too: whatever share of the batch they leave, all jobs together take no more steps than one
+/// after the other, because a place is never left empty while an output that fits it waits.
 pub(crate) fn longest(header: &Header, items: &[Vec<u32>], samples: u32, max_output: u32, kv_limit: u64) -> Longest {
-    let context = header.context as usize;
-    let (mut kv_bytes, mut macs, mut ids, mut most) = (0u64, 0u128, 0u128, 0u64);
-    for item in items.iter().filter(|item| header.refuse(item).is_none()) {
-        let output = u64::from(max_output).min((context - item.len()) as u64 + 1);
-        macs += item_macs(header, item.len()) + u128::from(samples) * output_macs(header, item.len(), output);
-        ids += u128::from(samples) * u128::from(output);
+    let computed = || items.iter().filter(|item| header.refuse(item).is_none());
+    let bytes = |item: &Vec<u32>| Cache::bytes(header, positions(header, item.len(), max_output)) as u64;
+    let kv_bytes = computed().map(bytes).max().unwrap_or(0);
+    // Samples are made of a copy of their item's keys and values, which takes a place; where there is room for one only, each computes the item anew.
+    let places = kv_limit.checked_div(kv_bytes).unwrap_or(u64::MAX);
+    let beside = places.saturating_sub(u64::from(samples > 1)).clamp(1, SEQUENCES as u64);
+    let times = if places < 2 { u128::from(samples) } else { 1 };
+    let (mut macs, mut ids, mut most, mut shared) = (0u128, 0u64, 0u64, 0u64);
+    for item in computed() {
+        let output = most_ids(header, item.len(), max_output);
+        macs += times * rows_macs(header, 0, item.len() - 1) + u128::from(samples) * output_macs(header, item.len(), output);
+        ids = ids.saturating_add(u64::from(samples).saturating_mul(output));
         most = most.max(output);
-        kv_bytes = kv_bytes.max(Cache::bytes(header, positions(header, item.len(), max_output)) as u64);
+        if samples > 1 {
+            shared = shared.saturating_add((item.len() as u64 - 1).div_ceil(STEP_ROWS as u64).saturating_mul(clamped(times)));
+        }
     }
-    let beside = kv_limit.checked_div(kv_bytes).unwrap_or(SEQUENCES as u64).clamp(1, SEQUENCES as u64);
-    let steps = clamped(ids.div_ceil(u128::from(beside))).max(most);
-    Longest { kv_bytes, load: generate_load(header, macs, steps) }
+    // All places are taken until the last output has joined, and that one is at most the longest.
+    let outputs = computed().count() as u64 * u64::from(samples);
+    let steps = if outputs <= beside { most } else { (ids - most).div_ceil(beside) + most };
+    Longest { kv_bytes, load: generate_load(header, macs, steps.saturating_add(shared)) }
 }
 
 /// How fast this machine computes with a model: measured at the start, and corrected by every job.
@@ -138,7 +161,7 @@ impl Speed {
         while began.elapsed() < MEASURE {
             cache.truncate(0);
             decoder.prefill(&mut work, &mut cache, &ids, |_, _| ())?;
-            done += item_macs(header, ids.len()) as f64;
+            done += rows_macs(header, 0, ids.len()) as f64;
         }
         let macs_per_sec = done / began.elapsed().as_secs_f64();
         let rule = Rule::greedy(NonZeroU32::MIN, [NO_ID; 8]);
@@ -202,7 +225,7 @@ mod tests {
         let (some, all) = (longest(&header, &item, 2, 11, u64::MAX), longest(&header, &item, 2, 32_768, u64::MAX));
         assert_eq!(some, all, "40 positions end every output");
         assert_eq!(all.kv_bytes, Cache::bytes(&header, 40) as u64);
-        let refused = longest(&header, &[vec![], vec![1; 41], vec![100]], 2, 8, u64::MAX);
+        let refused = longest(&header, &[vec![], vec![1; 41], vec![100]], 2, 8, 1);
         assert_eq!(refused, Longest { kv_bytes: 0, load: Load::default() });
     }
 
@@ -210,9 +233,26 @@ mod tests {
     fn less_memory_means_more_steps_and_the_same_rows() {
         let header = small_decoder_header();
         let items = vec![vec![1; 4]; 8];
-        let (wide, narrow) = (longest(&header, &items, 4, 8, u64::MAX), longest(&header, &items, 4, 8, 1));
+        let (wide, narrow) = (longest(&header, &items, 1, 8, u64::MAX), longest(&header, &items, 1, 8, 1));
         assert_eq!(wide.load.macs, narrow.load.macs);
-        assert_eq!(wide.load.step_macs * 32, narrow.load.step_macs);
+        assert_eq!(wide.load.step_macs * 8, narrow.load.step_macs);
+    }
+
+    #[test]
+    fn output_that_joins_last_runs_to_its_end_behind_the_others() {
+        let header = small_decoder_header();
+        let steps =
+            |outputs: usize| longest(&header, &vec![vec![1; 4]; outputs], 1, 8, u64::MAX).load.step_macs / clamped(step_macs(&header));
+        assert_eq!((steps(1), steps(32), steps(33), steps(64)), (8, 8, 16, 24));
+    }
+
+    #[test]
+    fn without_room_for_a_copy_every_sample_computes_its_item() {
+        let header = small_decoder_header();
+        let bytes = Cache::bytes(&header, 27) as u64;
+        let macs = |kv_limit| longest(&header, &[vec![1; 20]], 4, 8, kv_limit).load.macs;
+        assert_eq!(macs(bytes * 2), macs(u64::MAX));
+        assert_eq!(macs(bytes), macs(u64::MAX) + 3 * clamped(rows_macs(&header, 0, 19)));
     }
 
     #[test]

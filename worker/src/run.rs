@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     num::NonZeroUsize,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use quern_chain::{
     sender::{Call, SenderConfig, SenderEvent, TxSender},
 };
 use quern_db::{Journal, journal::JournalBinding};
+use quern_model::{Package, available_memory};
 use quern_types::{Head, keccak256};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -28,8 +29,7 @@ use crate::{
     desk::Desk,
     energy::Meter,
     journal::SenderRows,
-    memory,
-    models::Models,
+    models::{self, Models},
     scout::{Drivers, Scout, unreleased},
     view::View,
     watch::Watch,
@@ -45,6 +45,9 @@ const COMPLETION_QUEUE: usize = 256;
 const COMPUTE_QUEUE: usize = 1_024;
 
 /// Runs a worker until `stop` is cancelled, or something happens that a person must look at.
+///
+/// Packages are opened at once and verified in the background; the worker follows the chain meanwhile, and claims nothing before every package is
+/// verified. One that is not sound stops it: it owes nothing for jobs of this life, and what an earlier one has claimed waits in the journal.
 ///
 /// Stopping: no job is taken any more, each job under way stays at its step in the journal, and the next start goes on from there.
 ///
@@ -100,11 +103,11 @@ impl Worker {
 
         let threads = NonZeroUsize::new(config.threads).unwrap_or(NonZeroUsize::MIN);
         let packages = config.packages.clone();
-        let models = blocking(move || Models::load(&packages, threads)).await?;
-        let kv_limit = config.kv_limit_bytes.unwrap_or_else(|| memory::available() / 2);
+        let (models, packages) = blocking(move || Models::open(&packages)).await?;
+        let kv_limit = config.kv_limit_bytes.unwrap_or_else(|| available_memory() / 2);
         let meter = Meter::new(config.watts_per_core);
         let energy_method = meter.method();
-        let computer = Computer::start(threads, meter, COMPUTE_QUEUE)?;
+        let computer = Computer::start(threads, meter, COMPUTE_QUEUE, kv_limit)?;
 
         let view = View::new(domain, config.provider, config.operator.address(), unreleased(&journal).await?);
         let sender_config = SenderConfig { poll: POLL, ..SenderConfig::default() };
@@ -133,7 +136,7 @@ impl Worker {
             stop: stop.clone(),
             energy_method,
             kv_limit,
-            backlog: Mutex::new(HashMap::new()),
+            needs: Mutex::new(HashMap::new()),
         });
 
         let (failed, failures) = mpsc::unbounded_channel();
@@ -156,6 +159,7 @@ impl Worker {
             }
         }));
         tasks.push(tokio::spawn(completer.run(requests, stop.clone())));
+        tasks.push(spawn_fallible(failed.clone(), verify(desk.clone(), packages, threads)));
         if let Some(task) = serve(&desk, failed.clone()).await? {
             tasks.push(task);
         }
@@ -243,6 +247,40 @@ fn count_low_balance(event: &SenderEvent) {
     if matches!(event, SenderEvent::LowBalance { .. }) {
         metrics::counter!("quern_worker_low_balance_total").increment(1);
     }
+}
+
+/// Verifies all packages on a thread of their own, one after the other. Until the last is verified no job is claimed.
+///
+/// # Errors
+/// The first that is not sound.
+async fn verify(desk: Arc<Desk>, packages: Vec<Package>, threads: NonZeroUsize) -> Result<()> {
+    let (done, mut verified) = mpsc::unbounded_channel();
+    let verify = move || {
+        let pool = models::pool(threads);
+        for package in packages {
+            let held = models::verify(&package, &pool, threads).map(|held| (package.root(), held));
+            let failed = held.is_err();
+            if done.send(held).is_err() || failed {
+                return;
+            }
+        }
+    };
+    // A plain thread: a worker that is told to stop does not wait for it.
+    let doing = |source| Error::Io { doing: "start", what: "the verifying thread".into(), source };
+    std::thread::Builder::new().name("quern-verify".into()).spawn(verify).map_err(doing)?;
+    loop {
+        tokio::select! {
+            () = desk.stop.cancelled() => return Ok(()),
+            held = verified.recv() => {
+                let Some(held) = held else { break };
+                let (root, held) = held?;
+                desk.models.lock().unwrap_or_else(PoisonError::into_inner).take(root, held);
+                desk.watch.wake();
+            }
+        }
+    }
+    // A thread that panicked has verified nothing.
+    if desk.models.lock().unwrap_or_else(PoisonError::into_inner).are_verified() { Ok(()) } else { Err(Error::ComputeGone) }
 }
 
 /// Serves the content store, where an address is configured.

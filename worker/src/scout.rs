@@ -9,6 +9,7 @@ use std::{
 use quern_bindings::abi::Ledger;
 use quern_chain::At;
 use quern_db::journal::{JobEntry, Step};
+use quern_model::available_memory;
 use quern_types::{Amount, Bucket, JobId, JobSpec, JobState, U256};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::task::TaskTracker;
@@ -17,12 +18,13 @@ use crate::{
     Error, Refusal, Result, Severity,
     clock::wall_secs,
     content::InputFault,
-    decide::{Decision, InputState, ModelState, Question, decide},
-    desk::{Desk, RELEASED},
+    decide::{Backlog, Decision, InputState, ModelState, Question, decide},
+    desk::{Desk, Need, RELEASED},
     drive::drive,
     fault::{When, crash_at},
     life::Seen,
     load::Load,
+    models::Holding,
     status::{JobStatus, ModelStatus, REFRESH_SECS, RefusalStatus, Status},
 };
 
@@ -71,7 +73,7 @@ impl Drivers {
                 Err(error) => {
                     tracing::error!(%job, error = error.chain(), "job.stuck");
                     metrics::counter!("quern_worker_stuck_jobs_total").increment(1);
-                    desk.set_backlog(job, None);
+                    desk.set_need(job, None);
                     this.problems.lock().unwrap_or_else(PoisonError::into_inner).insert(job, error.chain());
                 }
             }
@@ -107,6 +109,14 @@ struct Open {
     job: JobId,
     spec: Arc<JobSpec>,
     posted_at: u64,
+}
+
+/// What there is for jobs to come.
+struct Means {
+    jobs_in_hand: usize,
+    free_stake: Amount,
+    has_gas: bool,
+    free_bytes: u64,
 }
 
 /// Takes decisions, one after the other, so that no two of them spend the same stake.
@@ -164,9 +174,9 @@ impl Scout {
     }
 
     async fn look(&mut self) -> Result<()> {
-        let pending = self.desk.journal.pending_jobs().await?;
         if self.desk.watch.view().is_caught_up() {
             self.adopt().await?;
+            let pending = self.desk.journal.pending_jobs().await?;
             self.decide_all(&pending).await?;
         }
         if wall_secs() > self.written_secs {
@@ -202,20 +212,25 @@ impl Scout {
         if open.is_empty() {
             return Ok(());
         }
-        let mut in_hand = pending.iter().filter(|entry| entry.step < Step::Submitted).count();
-        let mut free_stake = self.spendable(pending).await?;
-        let has_gas = self.has_gas().await?;
+        let mut means = Means {
+            jobs_in_hand: pending.iter().filter(|entry| entry.step < Step::Submitted).count(),
+            free_stake: self.spendable(pending).await?,
+            has_gas: self.has_gas().await?,
+            free_bytes: available_memory(),
+        };
         for Open { job, spec, posted_at } in open {
             let input = self.input_state(job, &spec);
-            let decision = self.decide(&spec, posted_at, input, free_stake, has_gas, in_hand);
-            match decision {
+            // A job that needs a person is not being computed.
+            let computes = |entry: &&JobEntry| entry.step < Step::Computed && self.drivers.problem(entry.job).is_none();
+            let backlog = self.desk.backlog(pending.iter().filter(computes).map(|entry| entry.job));
+            match self.decide(&spec, posted_at, input, &means, backlog) {
                 Decision::Refuse(refusal) | Decision::Hold(refusal) => self.refuse(job, refusal),
                 Decision::WaitUntil(_) => {}
                 Decision::FetchInput => self.fetch(job, &spec),
                 Decision::Claim => {
                     self.accept(job, &spec).await?;
-                    in_hand += 1;
-                    free_stake = free_stake.saturating_sub(spec.lock(&self.desk.parameters).unwrap_or_default());
+                    means.jobs_in_hand += 1;
+                    means.free_stake = means.free_stake.saturating_sub(spec.lock(&self.desk.parameters).unwrap_or_default());
                 }
             }
         }
@@ -225,7 +240,7 @@ impl Scout {
     /// What is known of a job's input, in the time that it takes at today's speed.
     fn input_state(&self, job: JobId, spec: &JobSpec) -> InputState {
         match (self.inputs.get(&job), self.desk.held(spec.model_id)) {
-            (Some(Input::Checked { load, kv_bytes }), Some(held)) => {
+            (Some(Input::Checked { load, kv_bytes }), Some((_, held))) => {
                 InputState::Checked { millis: held.speed.millis(load), kv_bytes: *kv_bytes }
             }
             _ => InputState::Unknown,
@@ -245,23 +260,16 @@ impl Scout {
         open
     }
 
-    fn decide(
-        &self,
-        spec: &JobSpec,
-        posted_at: u64,
-        input: InputState,
-        free_stake: Amount,
-        has_gas: bool,
-        jobs_in_hand: usize,
-    ) -> Decision {
+    fn decide(&self, spec: &JobSpec, posted_at: u64, input: InputState, means: &Means, backlog: Option<Backlog>) -> Decision {
         let desk = &self.desk;
-        let held = desk.held(spec.model_id);
         let (model, royalty_bps, is_operator, listing) = {
             let view = desk.watch.view();
+            let models = desk.models.lock().unwrap_or_else(PoisonError::into_inner);
             let registered = view.model(spec.model_id);
             let model = match registered {
                 None => ModelState::Unregistered,
-                Some(model) => match (held.as_ref(), quern_types::JobKind::try_from(model.family)) {
+                Some(model) => match (models.get(model.package), quern_types::JobKind::try_from(model.family)) {
+                    (Some(_), Ok(_)) if !models.are_verified() => ModelState::Unverified,
                     (Some(_), Ok(kind)) => ModelState::Ready { kind },
                     _ => ModelState::NotHeld,
                 },
@@ -279,15 +287,16 @@ impl Scout {
             royalty_bps,
             prices: desk.config.prices.get(&spec.model_id).copied().or(listing).or(desk.config.default_prices),
             parameters: &desk.parameters,
-            free_stake,
-            has_gas,
-            jobs_in_hand,
+            free_stake: means.free_stake,
+            has_gas: means.has_gas,
+            jobs_in_hand: means.jobs_in_hand,
             max_jobs: desk.config.max_jobs,
             max_input_len: desk.config.max_input_len,
             input,
             max_output_len: desk.config.max_output_len,
             kv_limit: desk.kv_limit,
-            backlog_ms: desk.backlog_ms(),
+            free_bytes: means.free_bytes,
+            backlog,
             margin_secs: desk.config.margin_secs,
         })
     }
@@ -358,7 +367,7 @@ impl Scout {
         self.fetches.spawn(async move {
             let fetched = desk.content.input(&spec).await;
             let held = desk.held(spec.model_id);
-            (job, fetched.map(|items| held.map_or((Load::default(), 0), |held| desk.demand(&held, &spec, &items))))
+            (job, fetched.map(|items| held.map_or((Load::default(), 0), |(_, held)| desk.demand(&held, &spec, &items))))
         });
     }
 
@@ -402,7 +411,7 @@ impl Scout {
             crash_at(desk.config.crash, When::After, Step::Accepted);
         }
         if let InputState::Checked { millis, .. } = self.input_state(job, spec) {
-            desk.set_backlog(job, Some(millis));
+            desk.set_need(job, Some(Need::new(millis, spec)));
         }
         tracing::info!(%job, state = Step::Accepted.name(), items = spec.item_count, "job.step");
         self.refusals.remove(&job);
@@ -419,7 +428,7 @@ impl Scout {
             Status {
                 pid: std::process::id(),
                 written_at: wall_secs(),
-                ready: ready && view.is_caught_up(),
+                ready: ready && view.is_caught_up() && models.are_verified(),
                 provider: desk.config.provider,
                 operator: desk.config.operator.address(),
                 is_operator: view.operator() == desk.config.operator.address(),
@@ -427,7 +436,13 @@ impl Scout {
                 block: view.latest(),
                 free_stake: self.free_stake,
                 gas_balance_wei: self.gas.map(|(_, balance)| balance.to_string()),
-                models: models.iter().map(|(package, held)| ModelStatus { package, macs_per_sec: held.speed.macs_per_sec() }).collect(),
+                models: models
+                    .iter()
+                    .map(|(package, holding)| match holding {
+                        Holding::Unverified => ModelStatus { package, verified: false, macs_per_sec: 0 },
+                        Holding::Verified(held) => ModelStatus { package, verified: true, macs_per_sec: held.speed.macs_per_sec() },
+                    })
+                    .collect(),
                 energy_method: desk.energy_method,
                 jobs: jobs
                     .into_iter()

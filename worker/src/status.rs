@@ -24,7 +24,7 @@ pub struct Status {
     pub pid: u32,
     /// When it was written, Unix seconds.
     pub written_at: u64,
-    /// Whether it takes jobs; false while it catches up and once it is stopping.
+    /// Whether it takes jobs; false while it catches up or verifies its packages, and once it is stopping.
     pub ready: bool,
     /// The provider.
     pub provider: Address,
@@ -56,7 +56,9 @@ pub struct Status {
 pub struct ModelStatus {
     /// Its package.
     pub package: PackageRoot,
-    /// Measured speed, in multiply-adds per second.
+    /// Whether every hash of it was checked.
+    pub verified: bool,
+    /// Measured speed, in multiply-adds per second; 0 until it is verified.
     pub macs_per_sec: u64,
 }
 

@@ -45,6 +45,11 @@ impl Watch {
         edit(&mut self.view.write().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Wakes everybody who waits for a change: something else than the chain has one.
+    pub(crate) fn wake(&self) {
+        self.changes.send_modify(|change| change.count += 1);
+    }
+
     /// The least timestamp that the next block can have.
     pub(crate) fn now(&self) -> u64 {
         let age = self.changes.borrow().newest_seen.elapsed();

@@ -80,7 +80,7 @@ mod tests {
         kernels::{Isa, Pool},
         sample,
     };
-    use quern_types::FinishReason;
+    use quern_types::{FinishReason, PackageRoot};
 
     use super::*;
 
@@ -90,13 +90,13 @@ mod tests {
         let items = vec![vec![], vec![7], vec![1, 2, 3], vec![3; 40]];
         let max_output = NonZeroU32::new(8).expect("8");
         let rule = Rule { max_output, stop_ids: [NO_ID; 8], temperature: 1 << 16, min_p: 0, seed: [9; 32] };
-        Generation { decoder, items, samples: 2, rule, kv_limit: u64::MAX }
+        Generation { package: PackageRoot::default(), decoder, items, samples: 2, rule }
     }
 
     #[test]
     fn honest_outputs_have_the_work_root_of_their_generation() {
         let job = job();
-        let made = job.run(&mut || true).expect("memory").expect("wanted");
+        let made = job.run(u64::MAX);
         let checked = check(&job, &made.records).expect("memory");
         assert_eq!(checked, Ok(work_root(made.leaves).expect("outputs")));
     }
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn every_lie_is_named_by_item_sample_and_position() {
         let job = job();
-        let honest = job.run(&mut || true).expect("memory").expect("wanted").records;
+        let honest = job.run(u64::MAX).records;
         let lie = |at: usize, tell: &dyn Fn(&mut OutputRecord<u32>)| {
             let mut outputs = honest.clone();
             tell(&mut outputs[at]);

@@ -1,6 +1,6 @@
 //! The audit of one job: what was attested, computed again and compared to the bit.
 
-use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, sync::atomic::AtomicBool, time::Instant};
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Instant};
 
 use quern_chain::{Client, deployment::Deployment, proof::verified_header};
 use quern_commit::{
@@ -10,6 +10,7 @@ use quern_commit::{
     work::work_digest,
 };
 use quern_exact::header::Header;
+use quern_model::available_memory;
 use quern_store::{ContentStore, GatewayConfig, GatewayStore, LayeredStore, MemoryStore, Severity, StoreError};
 use quern_types::{Address, B256, BlockRef, Head, JobId, JobKind, JobSpec, JobState, PackageRoot, Receipt};
 
@@ -20,10 +21,11 @@ use super::{
 };
 use crate::{
     Error, Result,
-    compute::{Computed, Task, compute},
+    compute::{Computed, Task},
     content::{input_bytes, read_input},
-    energy::Meter,
     event::{Event, Logged},
+    generate::Generation,
+    load::longest,
     models::{self, Engine},
 };
 
@@ -108,10 +110,12 @@ pub async fn audit_job(client: &Client, deployment: &Deployment, job: JobId, aud
         Ok(blob) => Ok(blob),
         Err(error) => Err(unread(error)?),
     };
-    // Sequences are checked one after the other, so no limit is needed.
-    let Some(task) = Task::new(&engine, &attested.spec, items, u64::MAX) else {
+    let Some(task) = Task::new(&engine, attested.package, &attested.spec, items) else {
         return Err(Error::Content { job, what: "the model", fault: "it does not do this kind of job".into() });
     };
+    if let Task::Generate(generation) = &task {
+        has_memory(job, generation, available_memory())?;
+    }
 
     let (began, own) = (Instant::now(), attested.clone());
     let recomputing = tokio::task::spawn_blocking(move || recompute(job, &own, &task, blob, threads));
@@ -134,6 +138,13 @@ fn unread(error: StoreError) -> Result<JobDifference> {
     }
 }
 
+/// Whether the keys and values of the longest sequence fit: sequences are checked one after the other.
+fn has_memory(job: JobId, generation: &Generation, free: u64) -> Result<()> {
+    let Generation { decoder, items, samples, rule, .. } = generation;
+    let bytes = longest(decoder.header(), items, *samples, rule.max_output.get(), u64::MAX).kv_bytes;
+    if bytes > free { Err(Error::AuditMemory { job, bytes, free }) } else { Ok(()) }
+}
+
 /// The root that follows, where it was computed, and the first difference. Embeddings are computed anew; generated ids are fed to the model, and each must
 /// be its choice.
 fn recompute(
@@ -144,8 +155,8 @@ fn recompute(
     threads: NonZeroUsize,
 ) -> Result<(Option<B256>, Option<JobDifference>)> {
     match task {
-        Task::Embed { .. } => {
-            let computed = compute(task, threads, &Meter::new(1.0), &AtomicBool::new(true))?.ok_or(Error::ComputeGone)?;
+        Task::Embed { encoder, items } => {
+            let computed = Computed::of_embeddings(encoder, items, threads);
             Ok((Some(computed.output_root), compare(job, attested, blob, &computed)))
         }
         Task::Generate(generation) => {
@@ -361,10 +372,18 @@ fn first_record<T: Copy + PartialEq + Into<i64>>(found: &[OutputRecord<T>], expe
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
+    use quern_exact::{
+        decoder::{Cache, Decoder, Rule},
+        header::NO_ID,
+        kernels::{Isa, Pool},
+        sample,
+    };
     use quern_types::{ContentCodec, ContentId, EnergyMethod, FinishReason};
 
     use super::*;
-    use crate::{energy::Energy, fixture};
+    use crate::fixture;
 
     fn outputs(first: [i16; 2], second: FinishReason) -> OutputSet {
         OutputSet::Embed(vec![
@@ -383,9 +402,6 @@ mod tests {
             output_root: root.hash,
             output_len: root.count,
             work_root: B256::repeat_byte(9),
-            energy: Energy { millijoules: 1, method: EnergyMethod::Estimated },
-            load: crate::load::Load::default(),
-            took: std::time::Duration::ZERO,
         }
     }
 
@@ -488,5 +504,17 @@ mod tests {
         assert_eq!(output_bytes(&attested, &header, &items), 9 + 5 * 6 + 4 * 7);
         let refused = bounded(job(), "the output", 2 << 40, 1 << 30);
         assert!(matches!(refused, Err(Error::TooLargeToAudit { bytes, limit, .. }) if (bytes, limit) == (2 << 40, 1 << 30)));
+    }
+
+    #[test]
+    fn audit_without_memory_for_the_longest_sequence_is_refused_with_both_figures() {
+        let model = sample::decoder(&sample::small_decoder_header(), 5).expect("a decoder");
+        let decoder = Decoder::new(&model, Arc::new(Pool::single(Isa::detect())));
+        let rule = Rule::greedy(NonZeroU32::MIN, [NO_ID; 8]);
+        let generation = Generation { package: PackageRoot::default(), decoder, items: vec![vec![1; 9], vec![2; 3]], samples: 1, rule };
+        let bytes = Cache::bytes(&sample::small_decoder_header(), 9) as u64;
+        assert!(has_memory(job(), &generation, bytes).is_ok());
+        let refused = has_memory(job(), &generation, bytes - 1);
+        assert!(matches!(refused, Err(Error::AuditMemory { free, .. }) if free == bytes - 1), "{refused:?}");
     }
 }

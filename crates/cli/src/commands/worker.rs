@@ -37,7 +37,8 @@ Gas comes from the operator's own coin: send it some.
 Example:
   quern worker run --key operator --provider 0x70997970C51812dc3A010C7d01b50e0d17dc79C8 --package models/minilm --gateway http://203.0.113.7:8480
 
-It logs `worker.ready` when it follows the chain and its gateway is up. Ctrl-C or SIGTERM stops it at a safe point, with exit code 0.";
+It logs `worker.ready` when it follows the chain and its gateway is up, and `model.verified` for each package. Before every hash of every package was
+checked it claims nothing; a package that is not sound ends it with an error. Ctrl-C or SIGTERM stops it at a safe point, with exit code 0.";
 
 /// Arguments of `quern worker run`.
 #[derive(Debug, clap::Args)]
@@ -75,7 +76,7 @@ pub struct RunArgs {
     /// Threads that compute; default: all processors
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
-    /// Most jobs claimed and not yet submitted; default 4
+    /// Most jobs claimed and not yet submitted; default 8
     #[arg(long, value_name = "N")]
     max_jobs: Option<NonZeroUsize>,
     /// Longest input that is taken, in ids; default 8388608
@@ -84,7 +85,7 @@ pub struct RunArgs {
     /// Most ids that the outputs of one job may have together; default 4194304
     #[arg(long, value_name = "IDS")]
     max_output_len: Option<u64>,
-    /// Most bytes that the keys and values of a generate job may take; default: half of the memory that is free at the start
+    /// Most bytes that the keys and values of all generate jobs in hand may take; default: half of the memory that is free at the start
     #[arg(long, value_name = "BYTES")]
     kv_limit_bytes: Option<u64>,
     /// Seconds before a delivery deadline that must stay free for storing and submitting, or the job is not taken; default 20
@@ -185,7 +186,11 @@ fn status_text(status: &Status) -> String {
         format!("chain     {}, block {}", status.chain_id, or_unknown(status.block.map(|block| block.number.to_string()))),
         format!("stake     {} behind no job", or_unknown(status.free_stake.map(session::in_tokens))),
         format!("gas       {} wei", or_unknown(status.gas_balance_wei.clone())),
-        format!("models    {}", status.models.len()),
+        format!(
+            "models    {}{}",
+            status.models.len(),
+            if status.models.iter().all(|model| model.verified) { "" } else { ", being verified" }
+        ),
     ];
     if !status.jobs.is_empty() {
         let row = |job: &quern_worker::JobStatus| {
