@@ -17,8 +17,13 @@ struct Home(tempfile::TempDir);
 
 impl Home {
     fn new(context: usize) -> Self {
+        Self::with_heads(context, [2, 1, 8])
+    }
+
+    /// A model of so many heads over so many for keys and values, each of so many dims.
+    fn with_heads(context: usize, heads: [usize; 3]) -> Self {
         let home = Self(tempfile::tempdir().unwrap());
-        write_llama(&home.path("hf"), context);
+        write_llama(&home.path("hf"), context, heads);
         home.json(&["model", "import", &home.text("hf"), "--out", &home.text("m.quern")]);
         home
     }
@@ -60,10 +65,11 @@ impl Home {
     }
 }
 
-/// 1 layer of dim 16, 2 heads over 1, ffn 32; weights from a linear congruence.
-fn write_llama(folder: &Path, context: usize) {
+/// 1 layer of dim 16, ffn 32; weights from a linear congruence.
+fn write_llama(folder: &Path, context: usize, [heads, kv_heads, head_dim]: [usize; 3]) {
+    let (q, kv) = (heads * head_dim, kv_heads * head_dim);
     let mut shapes = vec![("model.embed_tokens.weight", vec![WORDS.len(), 16]), ("model.norm.weight", vec![16])];
-    let layer = [("q_proj", 16, 16), ("k_proj", 8, 16), ("v_proj", 8, 16), ("o_proj", 16, 16)]
+    let layer = [("q_proj", q, 16), ("k_proj", kv, 16), ("v_proj", kv, 16), ("o_proj", 16, q)]
         .map(|(name, rows, cols)| (format!("self_attn.{name}"), rows, cols));
     let ffn =
         [("gate_proj", 32, 16), ("up_proj", 32, 16), ("down_proj", 16, 32)].map(|(name, rows, cols)| (format!("mlp.{name}"), rows, cols));
@@ -88,7 +94,7 @@ fn write_llama(folder: &Path, context: usize) {
     write("model.safetensors", &[&(header.len() as u64).to_le_bytes()[..], &header, &data].concat());
     let config = json!({
         "model_type": "llama", "hidden_act": "silu", "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": context,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim, "num_hidden_layers": 1, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
         "tie_word_embeddings": true, "vocab_size": WORDS.len(), "eos_token_id": 1,
     });
     write("config.json", config.to_string().as_bytes());
@@ -167,6 +173,28 @@ fn what_cannot_be_run_is_said_before_anything_is_printed() {
     fs::remove_file(home.path("m.quern.packed")).unwrap();
     let (_, what) = home.failure(&["run", &model, "the"]);
     assert!(what.contains("tensor"), "{what}");
+}
+
+/// The keys and values of a whole context take 4 GiB here, more than the address space that the command is left.
+#[cfg(unix)]
+#[test]
+fn keys_and_values_that_do_not_fit_are_refused_with_both_figures_before_they_are_taken() {
+    let home = Home::with_heads(32_768, [1_024, 1_024, 32]);
+    let limited = |args: &[&str]| {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "ulimit -v 4000000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_quern"), "--home"]).arg(home.path("home"));
+        command.args(args).args(["--json", "--threads", "1"]).env_clear().stdin(Stdio::null()).output().unwrap()
+    };
+    let model = home.text("m.quern");
+    for args in [["run", &model, "the mill", "--max-tokens", "32768"].as_slice(), &["chat", &model, "--context", "32768"]] {
+        let output = limited(args);
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        let what = error["error"]["what"].as_str().unwrap();
+        assert!(what.contains("32768 positions take") && what.contains("MiB are free") && what.contains("--context"), "{what}");
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    }
+    let fits = limited(&["run", &model, "the mill", "--max-tokens", "4"]);
+    assert!(fits.status.success(), "{}", String::from_utf8_lossy(&fits.stderr));
 }
 
 #[test]
