@@ -174,6 +174,57 @@ fn job_whose_keys_and_values_do_not_fit_is_refused_before_it_is_claimed() {
     drop(worker);
 }
 
+#[test]
+fn worker_whose_package_has_one_flipped_byte_stops_and_claims_nothing() {
+    let tale = Tale::begin(64);
+    let story = &tale.story;
+    let args = tale.args("the mill turns\n", &["--max-tokens", "4", "--detach"]);
+    story.client.quern(&args.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    let id = story.only_job().unwrap();
+    for file in [format!("{}/weights.bin", tale.package), format!("{}.packed", tale.package)] {
+        let whole = fs::read(&file).unwrap();
+        let mut flipped = whole.clone();
+        let middle = flipped.len() / 2;
+        flipped[middle] ^= 1;
+        fs::write(&file, flipped).unwrap();
+        let Story { owner, operator, client, .. } = story;
+        let args = ["worker", "run", "--provider", &owner.address, "--package", &tale.package, "--price-output", "0.0001"];
+        let mut worker = operator.spawn(&[args.as_slice(), &["--gateway", &client.gateway]].concat()).unwrap();
+        assert!(!worker.wait_for_end(PATIENCE).unwrap().success());
+        let said = worker.output().unwrap();
+        assert!(said.contains("tensor") && !said.contains("model.verified"), "{said}");
+        assert_eq!(story.job(&id).unwrap()["state"], "open", "{file}");
+        fs::write(&file, whole).unwrap();
+    }
+    // The same worker with the whole package takes the job that waits.
+    let mut worker = tale.worker(&[]);
+    story.wait_for_state(&id, "completed", 10).unwrap();
+    assert!(worker.terminate().unwrap().success());
+    story.audit().unwrap();
+}
+
+#[test]
+fn eight_jobs_of_one_prompt_that_are_posted_at_once_are_all_paid_and_audited() {
+    let tale = Tale::begin(2_048);
+    let story = &tale.story;
+    let prompts: String = WORDS[4..12].iter().map(|word| format!("the {word} of one {word}\n")).collect();
+    let drawn = ["--temperature", "1", "--seed", "7", "--max-tokens", "600", "--no-stop", "--batch", "1"];
+    let mut args = tale.args(&prompts, &drawn);
+    args.push("--json".into());
+    let mut client = story.client.spawn(&args.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    let mut worker = tale.worker(&[]);
+    assert!(client.wait_for_end(PATIENCE).unwrap().success(), "{}", client.output().unwrap());
+    let jobs = story.jobs().unwrap();
+    assert_eq!(jobs.len(), 8);
+    for job in &jobs {
+        let id = text(job, "id").unwrap();
+        story.wait_for_state(&id, "completed", 10).unwrap();
+        assert_eq!(tale.recompute(&id)["equal"], true, "{id}");
+    }
+    story.audit().unwrap();
+    assert!(worker.terminate().unwrap().success());
+}
+
 /// A Llama with random weights as Hugging Face publishes them: 2 layers of 4 heads over 2, dim 48.
 fn write_checkpoint(folder: &Path, context: u32) {
     const DIM: usize = 48;
