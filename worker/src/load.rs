@@ -15,6 +15,8 @@ use crate::generate::{SEQUENCES, STEP_ROWS};
 
 /// How long each speed is measured.
 const MEASURE: Duration = Duration::from_millis(400);
+/// From so many rows on a step takes as long as its rows do, and reading the weights takes no time of its own.
+pub(crate) const MANY_ROWS: usize = 64;
 /// Computations shorter than this measure the clock.
 const SHORTEST: Duration = Duration::from_millis(20);
 
@@ -23,7 +25,7 @@ const SHORTEST: Duration = Duration::from_millis(20);
 pub(crate) struct Load {
     /// Multiply-adds of all rows: the products with the weights, and attention.
     pub(crate) macs: u64,
-    /// Multiply-adds of one row, once per step that makes ids or a beginning that samples share: such a step reads every weight, however few its rows are.
+    /// Multiply-adds of one row, once per step of fewer than [`MANY_ROWS`]: such a step reads every weight, however few its rows are.
     pub(crate) step_macs: u64,
 }
 
@@ -75,7 +77,7 @@ pub(crate) fn output_macs(header: &Header, item_len: usize, ids: u64) -> u128 {
     rows_macs(header, item_len.saturating_sub(1), ids as usize) + u128::from(ids) * choice_macs(header)
 }
 
-/// The load of so many rows, with so many steps that made ids or a beginning that samples share.
+/// The load of so many rows, in so many steps of few.
 pub(crate) fn generate_load(header: &Header, macs: u128, steps: u64) -> Load {
     Load { macs: clamped(macs), step_macs: clamped(u128::from(steps) * step_macs(header)) }
 }
@@ -123,7 +125,8 @@ pub(crate) fn longest(header: &Header, items: &[Vec<u32>], samples: u32, max_out
     // All places are taken until the last output has joined, and that one is at most the longest.
     let outputs = computed().count() as u64 * u64::from(samples);
     let steps = if outputs <= beside { most } else { (ids - most).div_ceil(beside) + most };
-    Longest { kv_bytes, load: generate_load(header, macs, steps.saturating_add(shared)) }
+    // A piece of a beginning is a step of its own, and the samples behind it join a step later.
+    Longest { kv_bytes, load: generate_load(header, macs, steps.saturating_add(shared.saturating_mul(2))) }
 }
 
 /// How fast this machine computes with a model: measured at the start, and corrected by every job.
@@ -152,7 +155,7 @@ impl Speed {
     /// No memory for a sequence of 64 ids.
     pub(crate) fn of_decoder(decoder: &Decoder) -> Result<Self, DecoderError> {
         let header = decoder.header();
-        let ids = made_up(header, 64);
+        let ids = made_up(header, MANY_ROWS as u32);
         let mut work = Workspace::new(header, STEP_ROWS);
         let mut cache = decoder.cache(ids.len())?;
         // The first pass reads the weights from the disk.

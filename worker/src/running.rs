@@ -15,7 +15,7 @@ use quern_types::{B256, FinishReason, PackageRoot};
 
 use crate::{
     generate::{Generated, Generation, SEQUENCES, STEP_ROWS},
-    load::{Load, choice_macs, clamped, longest, most_ids, output_macs, positions, rows_macs, step_macs},
+    load::{Load, MANY_ROWS, choice_macs, clamped, longest, most_ids, output_macs, positions, rows_macs, step_macs},
 };
 
 /// A job at hand; numbers grow with time.
@@ -244,13 +244,15 @@ impl Running {
                 }
             }
         });
+        let is_short = stepped.as_ref().is_ok_and(|rows| *rows < MANY_ROWS);
         if let Err(error) = stepped {
             let jobs: std::collections::BTreeSet<JobNumber> = slots.values().map(|slot| slot.job).collect();
             failed.extend(jobs.into_iter().map(|job| (job, error.clone())));
         }
         let chosen: u64 = jobs.iter().map(|job| job.chosen).sum();
         for job in jobs.iter_mut().filter(|job| job.chosen > 0) {
-            job.step_macs += step_macs(header) * u128::from(std::mem::take(&mut job.chosen)) / u128::from(chosen);
+            let part = step_macs(header) * u128::from(std::mem::take(&mut job.chosen)) / u128::from(chosen);
+            job.step_macs += if is_short { part } else { 0 };
         }
     }
 }
@@ -400,9 +402,10 @@ impl Job {
         let work = model.work.get_or_insert_with(|| Workspace::new(header, STEP_ROWS));
         let shares = model.decoder.prefill(work, &mut shared.cache, piece, |_, rows| shared.leaf.push(rows));
         let macs = rows_macs(header, first, piece.len());
+        let step_macs = if piece.len() < MANY_ROWS { step_macs(header) } else { 0 };
         self.shared = Some(shared);
         self.count(macs);
-        self.step_macs += step_macs(header);
+        self.step_macs += step_macs;
         shares
     }
 
