@@ -178,8 +178,9 @@ fn job_whose_keys_and_values_do_not_fit_is_refused_before_it_is_claimed() {
 fn worker_whose_package_has_one_flipped_byte_stops_and_claims_nothing() {
     let tale = Tale::begin(64);
     let story = &tale.story;
-    let args = tale.args("the mill turns\n", &["--max-tokens", "4", "--detach"]);
-    story.client.quern(&args.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    let mut args = tale.args("the mill turns\n", &["--max-tokens", "4"]);
+    args.push("--json".into());
+    let mut buyer = story.client.spawn(&args.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
     let id = story.only_job().unwrap();
     for file in [format!("{}/weights.bin", tale.package), format!("{}.packed", tale.package)] {
         let whole = fs::read(&file).unwrap();
@@ -198,6 +199,7 @@ fn worker_whose_package_has_one_flipped_byte_stops_and_claims_nothing() {
     }
     // The same worker with the whole package takes the job that waits.
     let mut worker = tale.worker(&[]);
+    assert!(buyer.wait_for_end(PATIENCE).unwrap().success(), "{}", buyer.output().unwrap());
     story.wait_for_state(&id, "completed", 10).unwrap();
     assert!(worker.terminate().unwrap().success());
     story.audit().unwrap();
