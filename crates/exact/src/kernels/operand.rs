@@ -13,7 +13,7 @@ const QUAD: usize = 4;
 /// Columns that lie together in tiles of AMX.
 #[cfg(target_arch = "x86_64")]
 const TILE: usize = super::tiles::TILE_BYTES;
-/// Rows of a tile that lie across two cache lines would be loaded at half the speed.
+/// Digits begin at a multiple of this: a row of a tile that lay across two cache lines would be loaded at half the speed.
 const LINE: usize = 64;
 /// Positions from which tiles of AMX are faster than the multiply-adds of AVX-512.
 #[cfg(target_arch = "x86_64")]
