@@ -90,7 +90,14 @@ impl Content {
 
     /// Stores and pins an output; a copy goes to the IPFS node where there is one.
     pub(crate) async fn keep(&self, blob: &[u8]) -> Result<ContentId> {
-        let id = self.embedded.put(blob).await?;
+        let id = match self.embedded.put(blob).await {
+            // What strangers made us fetch must not keep an output out.
+            Err(StoreError::Full { .. }) => {
+                self.collect().await;
+                self.embedded.put(blob).await?
+            }
+            put => put?,
+        };
         self.embedded.pin(id).await?;
         if let Some(kubo) = &self.kubo {
             let copied = async {

@@ -195,6 +195,8 @@ impl Error {
         let retry = match self {
             Self::Chain(error) => error.severity() != quern_chain::Severity::Fatal,
             Self::Journal(error) => error.severity() == quern_db::Severity::Retry,
+            // Room comes with the next collection; the job's deadline says how long that may take.
+            Self::Store(quern_store::StoreError::Full { .. }) => true,
             Self::Store(error) => error.severity() == quern_store::Severity::Retry,
             // Memory comes and goes; the job's deadline says how long that may take.
             Self::Memory(error) => matches!(error, quern_exact::decoder::DecoderError::OutOfMemory { .. }),

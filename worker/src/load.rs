@@ -20,6 +20,9 @@ pub(crate) const MANY_ROWS: usize = 64;
 /// Computations shorter than this measure the clock.
 const SHORTEST: Duration = Duration::from_millis(20);
 
+/// What one job can make a speed rise by.
+const FASTER: f64 = 1.25;
+
 /// What there is to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Load {
@@ -53,8 +56,8 @@ fn row(header: &Header) -> (u128, u128) {
 /// Embeddings of these items. Items that nothing is computed of take nothing.
 pub(crate) fn embed_load(header: &Header, items: &[Vec<u32>]) -> Load {
     let (linear, _) = row(header);
-    let macs = items.iter().map(Vec::len).filter(|len| *len <= header.context as usize).map(|len| {
-        let len = len as u128;
+    let macs = items.iter().filter(|item| header.refuse(item).is_none()).map(|item| {
+        let len = item.len() as u128;
         len * linear + attention(header, len * len)
     });
     Load { macs: clamped(macs.sum()), step_macs: 0 }
@@ -186,13 +189,13 @@ impl Speed {
         (secs * 1_000.0).ceil() as u64
     }
 
-    /// Takes a job into account: a fifth of the new figure, so that one odd job does not decide.
+    /// Takes a job into account: a fifth of the new figure, and never much faster than before, so that one odd job does not decide.
     pub(crate) fn learn(&mut self, load: &Load, took: Duration) {
-        let expected = self.millis(load) as f64 / 1_000.0;
-        if took < SHORTEST || expected < SHORTEST.as_secs_f64() {
+        if took < SHORTEST {
             return;
         }
-        let factor = 0.8 + 0.2 * expected / took.as_secs_f64();
+        let expected = self.millis(load) as f64 / 1_000.0;
+        let factor = (0.8 + 0.2 * expected / took.as_secs_f64()).min(FASTER);
         self.macs_per_sec *= factor;
         self.step_macs_per_sec *= factor;
     }
@@ -218,7 +221,7 @@ mod tests {
         let header = small_header();
         let one = embed_load(&header, &[vec![1; 10]]);
         assert_eq!(one.step_macs, 0);
-        assert_eq!(embed_load(&header, &[vec![1; 10], vec![], vec![1; 1_000]]), one);
+        assert_eq!(embed_load(&header, &[vec![1; 10], vec![], vec![1; 1_000], vec![u32::MAX; 10]]), one);
     }
 
     #[test]
@@ -256,6 +259,19 @@ mod tests {
         let macs = |kv_limit| longest(&header, &[vec![1; 20]], 4, 8, kv_limit).load.macs;
         assert_eq!(macs(bytes * 2), macs(u64::MAX));
         assert_eq!(macs(bytes), macs(u64::MAX) + 3 * clamped(rows_macs(&header, 0, 19)));
+    }
+
+    #[test]
+    fn no_job_of_an_enemy_makes_a_worker_think_itself_much_faster_or_keeps_it_from_learning_that_it_is_slow() {
+        let load = Load { macs: 1_000_000_000, step_macs: 0 };
+        let mut speed = Speed { macs_per_sec: 1e9, step_macs_per_sec: 1e8 };
+        speed.learn(&Load { macs: u64::MAX, step_macs: 0 }, Duration::from_millis(30));
+        assert_eq!(speed.millis(&load), 800);
+        let mut fooled = Speed { macs_per_sec: 1e15, step_macs_per_sec: 1e15 };
+        for _ in 0..60 {
+            fooled.learn(&load, Duration::from_secs(1));
+        }
+        assert!(fooled.millis(&load) > 500, "{} ms", fooled.millis(&load));
     }
 
     #[test]

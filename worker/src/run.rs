@@ -288,14 +288,14 @@ async fn serve(desk: &Arc<Desk>, failed: mpsc::UnboundedSender<Error>) -> Result
     let Some(address) = desk.config.listen else { return Ok(None) };
     let failure = move |source| Error::Io { doing: "listen on", what: address.to_string(), source };
     let listener = TcpListener::bind(address).await.map_err(failure)?;
-    let router = quern_store::gateway::router(desk.content.local());
+    let service = quern_store::gateway::service(desk.content.local());
     let stop = desk.stop.clone();
     tracing::info!(%address, "gateway.serving");
     Ok(Some(spawn_fallible(failed, async move {
         // Long downloads do not hold the worker up: they end with the process.
         tokio::select! {
             () = stop.cancelled() => Ok(()),
-            ended = std::future::IntoFuture::into_future(axum::serve(listener, router)) => ended.map_err(failure),
+            ended = std::future::IntoFuture::into_future(axum::serve(listener, service)) => ended.map_err(failure),
         }
     })))
 }

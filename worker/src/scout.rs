@@ -10,6 +10,7 @@ use quern_bindings::abi::Ledger;
 use quern_chain::At;
 use quern_db::journal::{JobEntry, Step};
 use quern_model::available_memory;
+use quern_store::StoreError;
 use quern_types::{Amount, Bucket, JobId, JobSpec, JobState, U256};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::task::TaskTracker;
@@ -228,7 +229,14 @@ impl Scout {
                 Decision::WaitUntil(_) => {}
                 Decision::FetchInput => self.fetch(job, &spec),
                 Decision::Claim => {
-                    self.accept(job, &spec).await?;
+                    match self.accept(job, &spec).await {
+                        // Collected since it was fetched: fetched again at the next look. A job's own trouble keeps no other from being decided.
+                        Err(Error::Store(StoreError::NotFound { .. } | StoreError::Corrupt { .. })) => {
+                            self.inputs.remove(&job);
+                            continue;
+                        }
+                        accepted => accepted?,
+                    }
                     means.jobs_in_hand += 1;
                     means.free_stake = means.free_stake.saturating_sub(spec.lock(&self.desk.parameters).unwrap_or_default());
                 }
@@ -334,13 +342,14 @@ impl Scout {
 
     /// Says why a job is not taken: once per reason.
     fn refuse(&mut self, job: JobId, refusal: Refusal) {
+        // Beyond the bound nothing is said: whoever posts so many must not fill the log.
+        if self.refusals.len() >= MAX_REFUSALS && !self.refusals.contains_key(&job) {
+            return;
+        }
         let same = self.refusals.get(&job).is_some_and(|before| std::mem::discriminant(before) == std::mem::discriminant(&refusal));
         if !same {
             tracing::info!(%job, reason = %refusal, "job.not_taken");
             metrics::counter!("quern_worker_refusals_total", "reason" => refusal.name()).increment(1);
-        }
-        if self.refusals.len() >= MAX_REFUSALS && !self.refusals.contains_key(&job) {
-            self.refusals.pop_first();
         }
         self.refusals.insert(job, refusal);
     }

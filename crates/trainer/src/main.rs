@@ -28,7 +28,7 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// Steps of the optimiser.
-        #[arg(long, default_value_t = 3000)]
+        #[arg(long, default_value_t = 4000)]
         steps: usize,
         /// Sentences of a step.
         #[arg(long, default_value_t = 48)]

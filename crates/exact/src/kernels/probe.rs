@@ -56,7 +56,7 @@ pub fn multiply(pool: &Pool, rounds: u64) -> u64 {
 pub const fn operations_per_weight(pool: &Pool) -> usize {
     match pool.isa() {
         #[cfg(target_arch = "x86_64")]
-        super::Isa::Avx512(_) => 4,
+        super::Isa::Avx512(_) | super::Isa::Amx(_) => 4,
         #[cfg(target_arch = "aarch64")]
         super::Isa::DotProd(_) => 4,
         _ => 2,

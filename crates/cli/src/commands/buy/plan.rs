@@ -138,7 +138,13 @@ impl<'a> Request<'a> {
 
     /// The listings of providers who could take these jobs, the cheapest first: with a key that works and enough at stake. A listing alone is free, and
     /// would let anybody spoil everybody's default price.
-    fn candidates(&self, providers: &BTreeMap<Address, Provider>, made: &[Item], parameters: &JobParameters, royalty_bps: u16) -> Vec<Candidate> {
+    fn candidates(
+        &self,
+        providers: &BTreeMap<Address, Provider>,
+        made: &[Item],
+        parameters: &JobParameters,
+        royalty_bps: u16,
+    ) -> Vec<Candidate> {
         let only = self.offer.provider;
         let candidate = |(address, provider): (&Address, &Provider)| {
             let listed = provider.prices.get(&self.model)?;
