@@ -48,7 +48,7 @@ def bars(threads: int) -> list[tuple]:
     for shape in "abc":
         found.append((shape, (OURS, "resident_ratio"), None, "most", 1.1))
         found += [(shape, (OURS, figure), (SINGLE, figure), "least", 1.9) for figure in ("decode_tps", "prefill_tps")]
-    # The bars were set on a machine without AMX, which ours does not use.
+    # The bars were set on a machine without AMX.
     found += [(shape, ours, (PLAIN, by[1]), kind, bound) for shape, ours, by, kind, bound in found if by and by[0] == LLAMA]
     return found
 

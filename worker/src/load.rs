@@ -268,7 +268,7 @@ mod tests {
         speed.learn(&Load { macs: u64::MAX, step_macs: 0 }, Duration::from_millis(30));
         assert_eq!(speed.millis(&load), 800);
         let mut fooled = Speed { macs_per_sec: 1e15, step_macs_per_sec: 1e15 };
-        for _ in 0..60 {
+        for _ in 0..80 {
             fooled.learn(&load, Duration::from_secs(1));
         }
         assert!(fooled.millis(&load) > 500, "{} ms", fooled.millis(&load));

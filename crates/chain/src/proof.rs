@@ -14,6 +14,9 @@ use quern_types::BlockRef;
 
 use crate::{Client, Error, Result, Severity};
 
+/// How often a proof is asked for where it does not hold: a node that takes up a new block meanwhile may answer out of the one after (anvil does). Only
+/// what holds is believed, whichever answer it is.
+const PROOF_TRIES: u32 = 3;
 /// Headers asked for in one round trip.
 const HEADER_BATCH: u64 = 100;
 
@@ -174,13 +177,19 @@ pub fn verify(
 pub async fn prove_storage(client: &Client, account: Address, slots: &[B256], block: B256) -> Result<VerifiedStorage> {
     let header = verified_header(client, block).await?;
     let at = BlockRef { number: header.number, hash: block, timestamp: header.timestamp };
-    let answer: EIP1186AccountProofResponse = match client.request("eth_getProof", (account, slots, BlockId::hash(block))).await {
-        Ok(answer) => answer,
-        // Some nodes take block numbers only; the proof is checked against the hash all the same.
-        Err(Error::Rpc { .. }) => client.request("eth_getProof", (account, slots, BlockId::number(header.number))).await?,
-        Err(error) => return Err(error),
-    };
-    Ok(verify(at, header.state_root, account, slots, &answer)?)
+    let mut tries = 1;
+    loop {
+        let answer: EIP1186AccountProofResponse = match client.request("eth_getProof", (account, slots, BlockId::hash(block))).await {
+            Ok(answer) => answer,
+            // Some nodes take block numbers only; the proof is checked against the hash all the same.
+            Err(Error::Rpc { .. }) => client.request("eth_getProof", (account, slots, BlockId::number(header.number))).await?,
+            Err(error) => return Err(error),
+        };
+        match verify(at, header.state_root, account, slots, &answer) {
+            Err(ProofError::Account { .. } | ProofError::Slot { .. }) if tries < PROOF_TRIES => tries += 1,
+            verified => return Ok(verified?),
+        }
+    }
 }
 
 /// Whether one block is an ancestor of another, by the hashes of all headers between them. Asks for each of these headers.

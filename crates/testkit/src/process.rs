@@ -25,8 +25,10 @@ use crate::eventually;
 
 /// How long a process may take to end after it was asked to.
 const GRACE: Duration = Duration::from_secs(30);
-/// How long this program may take to end after a signal.
-const LAST_GRACE: Duration = Duration::from_secs(10);
+/// How long what this program started may take to end after a signal, before it is killed.
+const LAST_GRACE: Duration = Duration::from_secs(4);
+/// How long this program itself may take then.
+const UNWINDING: Duration = Duration::from_secs(6);
 
 /// Process groups that are alive, by their leaders.
 static ALIVE: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
@@ -68,6 +70,8 @@ pub fn end_children_on_signal() -> Result<()> {
             send("TERM", alive().iter());
             let _ = tokio::time::timeout(LAST_GRACE, any(&mut signals)).await;
             send("KILL", alive().iter());
+            // What waited for them unwinds now.
+            tokio::time::sleep(UNWINDING).await;
         });
         std::process::exit(130);
     });

@@ -120,7 +120,7 @@ fn client_is_told_what_is_wrong_and_what_to_do_before_anything_is_posted() {
     let empty = Devnet::start(DevnetOptions::default()).unwrap();
     says(&story.client.asking(&empty.url()), &args, &["is not at 0x", "wrong deployment file"]);
 
-    says(&story.client, &unpriced, &["no provider lists a price for model", "--item-price", "quern provider list"]);
+    says(&story.client, &unpriced, &["no provider with enough at stake lists a price for model", "--item-price", "quern provider list"]);
     let unlisted = [&unpriced[..], &["--provider", &story.owner.address]].concat();
     says(&story.client, &unlisted, &[&story.owner.address, "does not list a price"]);
 

@@ -51,12 +51,14 @@ fn listed_price_is_what_a_client_without_an_offer_pays_until_it_is_taken_back() 
     let results = story.client.quern(&["job", "result", &id]).unwrap();
     assert_eq!(read_npy(&array, 3, 384), json!(vectors(&results)));
     let job = story.wait_for_payment(&id).unwrap();
-    assert_eq!(text(&job, "fee").unwrap(), (base + 3 * item).to_string());
+    // The publisher's royalty of 2.5 % is on top of what the provider lists.
+    let offered = |listed: u128| (listed * 10_000).div_ceil(9_750);
+    assert_eq!(text(&job, "fee").unwrap(), (offered(base) + 3 * offered(item)).to_string());
 
     story.owner.quern(&["provider", "unprice", model]).unwrap();
     assert_eq!(prices(), json!([]));
     let (_, said) = story.client.quern_fails(&args).unwrap();
-    assert!(said.contains("no provider lists a price for model"), "{said}");
+    assert!(said.contains("no provider with enough at stake lists a price for model"), "{said}");
     assert_eq!(story.only_job().unwrap(), id);
     story.audit().unwrap();
 }

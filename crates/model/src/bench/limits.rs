@@ -18,8 +18,8 @@ const RUNS: usize = 6;
 pub struct Limits {
     /// 10^9 bytes per second that all threads read from memory: the better of a vectorised read that asks ahead and a plain sum.
     pub dram_gbps: f64,
-    /// 10^9 int8 operations per second (a product and a sum are two) that all threads do in registers, by the instructions of the kernels (AVX-512 VNNI
-    /// or AVX2's multiply-add of pairs, not AMX).
+    /// 10^9 int8 operations per second (a product and a sum are two) that all threads do in registers, by the instructions of the kernels (AMX,
+    /// AVX-512 VNNI, or AVX2's multiply-add of pairs).
     pub int8_peak_gops: f64,
     /// 10^9 int8 operations per second of the product kernel on a matrix that stays in the cache. Where the kernels multiply bytes, each weight takes
     /// two products.
