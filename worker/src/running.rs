@@ -219,7 +219,7 @@ impl Running {
         let Some(Model { decoder, batch, slots, .. }) = models.last_mut() else { return };
         let header = decoder.header();
         let of = |jobs: &mut [Job], number: JobNumber, act: &mut dyn FnMut(&mut Job)| {
-            jobs.iter_mut().filter(|job| job.number == number).for_each(act)
+            jobs.iter_mut().filter(|job| job.number == number).for_each(act);
         };
         let stepped = batch.step(|event| match event {
             Event::Rows { ticket, first, rows } => {

@@ -94,7 +94,7 @@ impl From<PartName> for Part {
 /// What is measured.
 enum Model {
     Decoder { decoder: Decoder, open_seconds: f64 },
-    Encoder(Encoder),
+    Encoder(Box<Encoder>),
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
@@ -136,10 +136,10 @@ fn open(args: &Args, pool: &Arc<Pool>) -> anyhow::Result<Model> {
                 let decoder = package.decoder(Arc::clone(pool))?;
                 Model::Decoder { decoder, open_seconds: start.elapsed().as_secs_f64() }
             } else {
-                Model::Encoder(package.encoder()?)
+                Model::Encoder(Box::new(package.encoder()?))
             });
         }
-        (None, Some(ShapeName::Minilm)) => return Ok(Model::Encoder(Shape::minilm()?)),
+        (None, Some(ShapeName::Minilm)) => return Ok(Model::Encoder(Box::new(Shape::minilm()?))),
         (None, Some(ShapeName::B)) => Shape::B,
         (None, Some(ShapeName::C)) => Shape::C,
         (None, Some(ShapeName::A) | None) => Shape::A,
