@@ -174,13 +174,14 @@ impl<'a> Request<'a> {
                 busy = busy.or(Some(candidate.prices));
             }
         }
-        let who = self.offer.provider.map_or_else(
-            || "no provider with enough at stake lists".to_owned(),
-            |provider| format!("provider {provider} does not list, with enough at stake,"),
+        let model = self.model;
+        let what = self.offer.provider.map_or_else(
+            || format!("no provider with enough at stake lists a price for model {model}"),
+            |provider| format!("provider {provider} does not list a price for model {model}, or has too little at stake for these jobs"),
         );
         let option = if self.ask == Ask::Embed { "--item-price" } else { "--output-price" };
         let remedy = format!("offer one yourself with {option} AMOUNT; `quern provider list` shows who provides");
-        Ok(busy.ok_or_else(|| Failure::new(format!("{who} a price for model {}", self.model), remedy))?)
+        Ok(busy.ok_or_else(|| Failure::new(what, remedy))?)
     }
 
     fn terms(&self, [base, input, output, item]: [Amount; 4], now: u64) -> Terms {
