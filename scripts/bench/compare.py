@@ -59,10 +59,16 @@ def busy() -> tuple[int, int]:
     return sum(fields) - fields[3] - fields[4], sum(fields)
 
 
+class Crashed(Exception):
+    """A program was ended by a signal."""
+
+
 def run(command: list[str], environment: dict[str, str]) -> dict:
     """The JSON that a command prints last, with the share of the machine that others used meanwhile."""
     before, times = busy() if Path("/proc/stat").exists() else (0, 0), os.times()
     done = subprocess.run(command, stdout=subprocess.PIPE, env={**os.environ, **environment}, text=True)
+    if done.returncode < 0:
+        raise Crashed(f"{' '.join(command)} was ended by signal {-done.returncode}")
     if done.returncode != 0:
         sys.exit(f"bench-inference: {' '.join(command)} ended with {done.returncode}")
     foreign = 0.0
@@ -191,15 +197,23 @@ def main() -> None:
     if unknown := [shape for shape in shapes if shape not in (*DECODE, "minilm")]:
         sys.exit(f"bench-inference: there is no shape {unknown[0]!r}; shapes are a, b, c, minilm")
     machine = cpu()
-    rows = []
+    rows, crashed = [], {}
     for shape in shapes:
         found = commands(arguments, shape, peers, "amx_int8" in machine["instructions"])
         results: dict[str, list[dict]] = {engine: [] for engine in found}
         for at in range(arguments.rounds):
             for engine, (command, environment) in found.items():
                 print(f"shape {shape}, round {at + 1} of {arguments.rounds}: {engine}", file=sys.stderr)
-                results[engine].append(run(command, environment))
-        rows += [summary(shape, engine, runs) for engine, runs in results.items()]
+                if (shape, engine) in crashed:
+                    continue
+                try:
+                    results[engine].append(run(command, environment))
+                except Crashed as crash:
+                    if engine in (OURS, SINGLE):
+                        sys.exit(f"bench-inference: {crash}")
+                    # A peer's defect must not hide how it compares elsewhere, nor pass for a bar that holds.
+                    crashed[shape, engine] = str(crash)
+        rows += [summary(shape, engine, runs) for engine, runs in results.items() if runs]
     held = verdicts(rows, arguments.threads)
     table(rows)
     print("\n| shape | bar | reached | bound | |\n|---|---|---|---|---|")
@@ -212,13 +226,15 @@ def main() -> None:
     for row in rows:
         if row["foreign"] > NOISE:
             print(f"NOISY: shape {row['shape']}, {row['engine']}: others used {row['foreign']:.0%} of the machine meanwhile, in every round")
+    for (shape, engine), what in crashed.items():
+        print(f"NOT COMPARED: shape {shape}, {engine}: {what}")
     short = {bar["shape"] for bar in held if bar["short"]}
     report = {"machine": machine, "threads": arguments.threads, "engines": rows, "bars": held}
     save = lambda: (Path(arguments.work) / "inference.json").write_text(json.dumps(report, indent=2) + "\n")
     save()
     report["profiles"] = {shape: why(arguments, shape) for shape in shapes if shape in short and shape in DECODE}
     save()
-    sys.exit(3 if short else 0)
+    sys.exit(3 if short or crashed else 0)
 
 
 main()

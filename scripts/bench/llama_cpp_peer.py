@@ -16,7 +16,9 @@ BUDGET = 20.0
 
 def main() -> None:
     path, threads, prompt, decode = sys.argv[1], *map(int, sys.argv[2:5])
-    llama.llama_log_set(llama.llama_log_callback(lambda *_: None), None)
+    # Held until the end: the library calls it later.
+    silent = llama.llama_log_callback(lambda *_: None)
+    llama.llama_log_set(silent, None)
     llama.llama_backend_init()
     params = llama.llama_model_default_params()
     params.use_extra_bufts = sys.argv[5:] != ["plain"]
