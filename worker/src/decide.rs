@@ -11,7 +11,10 @@ use quern_bindings::Prices;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InputState {
     /// Nobody has looked yet.
-    Unknown,
+    Unknown {
+        /// Milliseconds that so many ids take here at least, if the model computes all of them.
+        millis: u64,
+    },
     /// It is here and matches root, length and number of items.
     Checked {
         /// Milliseconds that the job takes here, at most.
@@ -334,8 +337,8 @@ fn judge(q: &Question<'_>) -> Result<Decision, Refusal> {
     }
     let given_secs = u64::from(spec.deliver_within);
     let millis = match q.input {
-        // Before the input is known: the margin is needed in any case.
-        InputState::Unknown => 0,
+        // Before the input is known. What its length alone rules out is not fetched: nobody pays for the room that it takes.
+        InputState::Unknown { millis } => millis,
         InputState::Checked { kv_bytes, .. } if kv_bytes > q.kv_limit => {
             return Err(Refusal::CacheTooLarge { bytes: kv_bytes, limit: q.kv_limit });
         }
@@ -377,7 +380,7 @@ fn judge(q: &Question<'_>) -> Result<Decision, Refusal> {
         return Ok(Decision::Hold(Refusal::WouldDelay { needed_secs, left_secs }));
     }
     Ok(match q.input {
-        InputState::Unknown => Decision::FetchInput,
+        InputState::Unknown { .. } => Decision::FetchInput,
         InputState::Checked { .. } => Decision::Claim,
     })
 }
@@ -498,15 +501,25 @@ mod tests {
         Some(Backlog { millis, first_secs })
     }
 
+    const UNSEEN: InputState = InputState::Unknown { millis: 0 };
+
     fn taking(millis: u64) -> InputState {
         InputState::Checked { millis, kv_bytes: 0 }
+    }
+
+    #[test]
+    fn input_that_an_enemy_makes_too_long_for_its_time_is_not_fetched() {
+        let base = spec();
+        let unseen = |millis| decide(&Question { input: InputState::Unknown { millis }, ..question(&base) });
+        assert_eq!(unseen(40_000), Decision::FetchInput);
+        assert_eq!(unseen(40_001), Decision::Refuse(Refusal::TooSlow { needed_secs: 61, given_secs: 60 }));
     }
 
     #[test]
     fn each_rule_refuses_by_its_own_reason() {
         let base = spec();
         assert_eq!(decide(&question(&base)), Decision::Claim);
-        assert_eq!(decide(&Question { input: InputState::Unknown, ..question(&base) }), Decision::FetchInput);
+        assert_eq!(decide(&Question { input: UNSEEN, ..question(&base) }), Decision::FetchInput);
 
         let other = Address::repeat_byte(9);
         let designated = JobSpec { designated: other, ..spec() };
@@ -594,7 +607,7 @@ mod tests {
         assert_eq!(decided(15_000, 44), Decision::Hold(Refusal::WouldDelay { needed_secs: 45, left_secs: 44 }));
         assert_eq!(decided(30_001, 44), Decision::Hold(Refusal::TooSlow { needed_secs: 61, given_secs: 60 }));
         // Nothing to compute takes time too: the margin.
-        let unseen = Question { input: InputState::Unknown, backlog: behind(0, Some(19)), ..question(&base) };
+        let unseen = Question { input: UNSEEN, backlog: behind(0, Some(19)), ..question(&base) };
         assert_eq!(decide(&unseen), Decision::Hold(Refusal::WouldDelay { needed_secs: 20, left_secs: 19 }));
     }
 
@@ -610,7 +623,7 @@ mod tests {
         assert_eq!(decide(&short), Decision::Hold(Refusal::MemoryTooLow { bytes: 1_000, free: 999 }));
         let shorter = Question { max_output_len: 599, ..question(0) };
         assert_eq!(decide(&shorter), Decision::Refuse(Refusal::OutputTooLong { ids: 600, limit: 599 }));
-        let unseen = Question { max_output_len: 599, input: InputState::Unknown, ..question(0) };
+        let unseen = Question { max_output_len: 599, input: UNSEEN, ..question(0) };
         assert_eq!(decide(&unseen), decide(&shorter), "what the specification alone rules out is not fetched");
     }
 

@@ -63,6 +63,12 @@ pub(crate) fn embed_load(header: &Header, items: &[Vec<u32>]) -> Load {
     Load { macs: clamped(macs.sum()), step_macs: 0 }
 }
 
+/// The products of so many ids, whatever items they are in and whatever follows: the least that a job with such an input takes, but for items that the
+/// model does not compute.
+pub(crate) fn least_load(header: &Header, ids: u64) -> Load {
+    Load { macs: clamped(u128::from(ids) * row(header).0), step_macs: 0 }
+}
+
 /// Multiply-adds of the rows of a sequence that are computed behind its first `first` ones.
 pub(crate) fn rows_macs(header: &Header, first: usize, rows: usize) -> u128 {
     let (first, rows) = (first as u128, rows as u128);
@@ -221,6 +227,8 @@ mod tests {
         let header = small_header();
         let one = embed_load(&header, &[vec![1; 10]]);
         assert_eq!(one.step_macs, 0);
+        let least = least_load(&header, 10);
+        assert!(least.step_macs == 0 && least.macs > 0 && least.macs <= one.macs, "{least:?}");
         assert_eq!(embed_load(&header, &[vec![1; 10], vec![], vec![1; 1_000], vec![u32::MAX; 10]]), one);
     }
 

@@ -24,7 +24,7 @@ use crate::{
     drive::drive,
     fault::{When, crash_at},
     life::Seen,
-    load::Load,
+    load::{Load, least_load},
     models::Holding,
     status::{JobStatus, ModelStatus, REFRESH_SECS, RefusalStatus, Status},
 };
@@ -251,7 +251,8 @@ impl Scout {
             (Some(Input::Checked { load, kv_bytes }), Some((_, held))) => {
                 InputState::Checked { millis: held.speed.millis(load), kv_bytes: *kv_bytes }
             }
-            _ => InputState::Unknown,
+            (_, Some((_, held))) => InputState::Unknown { millis: held.speed.millis(&least_load(held.engine.header(), spec.input_len)) },
+            (_, None) => InputState::Unknown { millis: 0 },
         }
     }
 

@@ -86,37 +86,22 @@ pub fn advice(job: &JobLife, now: u64) -> Advice {
 
 #[cfg(test)]
 mod tests {
-    use quern_types::{Address, B256, ContentCodec, ContentId, EnergyMethod, JobId, JobKind, JobSpec, ModelId, Receipt};
+    use quern_types::{Address, B256, ContentCodec, ContentId, EnergyMethod, JobId, JobSpec, Receipt};
 
     use super::*;
-    use crate::Claim;
+    use crate::{Claim, fixture};
 
     fn job(state: JobState) -> JobLife {
         let content = ContentId { codec: ContentCodec::Raw, digest: B256::ZERO };
         let spec = JobSpec {
-            client: Address::ZERO,
-            model_id: ModelId::default(),
-            kind: JobKind::Embed,
             item_count: 2,
-            samples_per_item: 1,
-            input_root: B256::ZERO,
             input_len: 10,
-            max_output: 0,
-            stop_ids: [0; 8],
-            temperature: 0,
-            min_p: 0,
-            seed: B256::ZERO,
             base_price: Amount::from_units(100),
-            input_price: Amount::ZERO,
-            output_price: Amount::ZERO,
-            item_price: Amount::ZERO,
             ramp_floor_bps: 5_000,
             ramp_secs: 10,
             claim_by: 1_000,
-            deliver_within: 60,
-            designated: Address::ZERO,
             input: content,
-            salt: B256::ZERO,
+            ..fixture::spec()
         };
         let claim = Claim { provider: Address::ZERO, operator: Address::ZERO, price_bps: 6_000, deadline: 1_100, lock: Amount::ZERO };
         let receipt = Receipt {

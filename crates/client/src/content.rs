@@ -130,10 +130,10 @@ pub fn check_output(id: JobId, spec: &JobSpec, receipt: &Receipt, shape: OutputS
 #[cfg(test)]
 mod tests {
     use quern_commit::blob::OutputRecord;
-    use quern_types::{Address, Amount, B256, ContentCodec, ContentId, EnergyMethod, FinishReason, ModelId};
+    use quern_types::{Address, B256, ContentCodec, ContentId, EnergyMethod, FinishReason};
 
     use super::*;
-    use crate::Origin;
+    use crate::{Origin, fixture};
 
     const SHAPE: OutputShape = OutputShape { dim: 3, context: 8 };
 
@@ -142,31 +142,7 @@ mod tests {
     }
 
     fn spec(items: u32) -> JobSpec {
-        JobSpec {
-            client: Address::ZERO,
-            model_id: ModelId::default(),
-            kind: JobKind::Embed,
-            item_count: items,
-            samples_per_item: 1,
-            input_root: B256::ZERO,
-            input_len: 0,
-            max_output: 0,
-            stop_ids: [0; 8],
-            temperature: 0,
-            min_p: 0,
-            seed: B256::ZERO,
-            base_price: Amount::ZERO,
-            input_price: Amount::ZERO,
-            output_price: Amount::ZERO,
-            item_price: Amount::ZERO,
-            ramp_floor_bps: 10_000,
-            ramp_secs: 0,
-            claim_by: 0,
-            deliver_within: 0,
-            designated: Address::ZERO,
-            input: ContentId { codec: ContentCodec::Raw, digest: B256::ZERO },
-            salt: B256::ZERO,
-        }
+        JobSpec { item_count: items, input_len: 0, ..fixture::spec() }
     }
 
     fn receipt(root: SumNode) -> Receipt {

@@ -59,9 +59,10 @@ mod tests {
 
     use quern_commit::blob::OutputRecord;
     use quern_store::{MemoryStore, StoreError};
-    use quern_types::{Amount, B256, ContentId, EnergyMethod, FinishReason, JobKind, JobSpec, JobState, ModelId};
+    use quern_types::{Amount, B256, ContentId, EnergyMethod, FinishReason, JobState};
 
     use super::*;
+    use crate::fixture;
 
     const SHAPE: OutputShape = OutputShape { dim: 2, context: 8 };
 
@@ -105,31 +106,7 @@ mod tests {
     async fn delivered(store: &dyn ContentStore, provider: u8) -> JobLife {
         let set = OutputSet::Embed(vec![OutputRecord { reason: FinishReason::Complete, elements: vec![1, 2] }]);
         let root = set.tree().expect("a tree").root();
-        let spec = JobSpec {
-            client: Address::ZERO,
-            model_id: ModelId::default(),
-            kind: JobKind::Embed,
-            item_count: 1,
-            samples_per_item: 1,
-            input_root: B256::ZERO,
-            input_len: 1,
-            max_output: 0,
-            stop_ids: [0; 8],
-            temperature: 0,
-            min_p: 0,
-            seed: B256::ZERO,
-            base_price: Amount::ZERO,
-            input_price: Amount::ZERO,
-            output_price: Amount::ZERO,
-            item_price: Amount::ZERO,
-            ramp_floor_bps: 10_000,
-            ramp_secs: 0,
-            claim_by: 100,
-            deliver_within: 60,
-            designated: Address::ZERO,
-            input: quern_store::dag::content_id(b"").expect("an id"),
-            salt: B256::ZERO,
-        };
+        let spec = fixture::spec();
         let receipt = Receipt {
             job_id: JobId::default(),
             provider: Address::repeat_byte(provider),

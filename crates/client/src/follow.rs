@@ -421,9 +421,10 @@ fn fold_job(before: Option<JobLife>, event: &Event) -> Option<JobLife> {
 #[cfg(test)]
 mod tests {
     use quern_chain::{Batch, BlockHeader, Unwind};
-    use quern_types::{ContentCodec, ContentId, EnergyMethod, JobKind};
+    use quern_types::{ContentCodec, ContentId, EnergyMethod};
 
     use super::*;
+    use crate::fixture;
 
     const DOMAIN: Domain = Domain { chain_id: 901, market: Address::repeat_byte(9) };
     const CLIENT: Address = Address::repeat_byte(1);
@@ -440,28 +441,11 @@ mod tests {
     fn spec(salt: u8) -> JobSpec {
         JobSpec {
             client: CLIENT,
-            model_id: ModelId::default(),
-            kind: JobKind::Embed,
-            item_count: 1,
-            samples_per_item: 1,
-            input_root: B256::ZERO,
             input_len: 3,
-            max_output: 0,
-            stop_ids: [0; 8],
-            temperature: 0,
-            min_p: 0,
-            seed: B256::ZERO,
             base_price: Amount::from_units(100),
-            input_price: Amount::ZERO,
-            output_price: Amount::ZERO,
-            item_price: Amount::ZERO,
-            ramp_floor_bps: 10_000,
-            ramp_secs: 0,
             claim_by: 9_000,
-            deliver_within: 60,
-            designated: Address::ZERO,
-            input: ContentId { codec: ContentCodec::Raw, digest: B256::ZERO },
             salt: B256::repeat_byte(salt),
+            ..fixture::spec()
         }
     }
 

@@ -214,9 +214,8 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Cli
 
 #[cfg(test)]
 mod tests {
-    use quern_types::{ContentCodec, ContentId, JobKind};
-
     use super::*;
+    use crate::fixture;
 
     fn domain() -> Domain {
         Domain { chain_id: 901, market: Address::repeat_byte(9) }
@@ -225,28 +224,13 @@ mod tests {
     fn run(byte: u8) -> Run {
         let spec = JobSpec {
             client: Address::repeat_byte(1),
-            model_id: ModelId::default(),
-            kind: JobKind::Embed,
-            item_count: 1,
-            samples_per_item: 1,
             input_root: B256::repeat_byte(2),
             input_len: 4,
-            max_output: 0,
-            stop_ids: [0; 8],
-            temperature: 0,
-            min_p: 0,
-            seed: B256::ZERO,
             base_price: Amount::from_units(5),
-            input_price: Amount::ZERO,
-            output_price: Amount::ZERO,
-            item_price: Amount::ZERO,
-            ramp_floor_bps: 10_000,
-            ramp_secs: 0,
             claim_by: 9,
             deliver_within: 9,
-            designated: Address::ZERO,
-            input: ContentId { codec: ContentCodec::Raw, digest: B256::ZERO },
             salt: B256::repeat_byte(byte),
+            ..fixture::spec()
         };
         let job = PlannedJob { id: spec.id(&domain()), spec, origins: vec![Origin { line: 1, part: 0, parts: 1 }] };
         let id = B256::repeat_byte(byte);

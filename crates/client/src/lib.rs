@@ -18,6 +18,8 @@ mod content;
 mod drive;
 mod error;
 mod fetches;
+#[cfg(test)]
+mod fixture;
 mod follow;
 mod intents;
 mod items;

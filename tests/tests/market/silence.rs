@@ -1,7 +1,7 @@
 //! Somebody does not act before a deadline.
 
 use quern_testkit::{RpcProxy, eventually, run, text, tool};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::story::{LINES, PATIENCE, Story, TOKEN, hold_transactions, wait_for_held};
 
@@ -35,11 +35,7 @@ fn provider_that_dies_after_its_claim_pays_the_penalty() {
     story.market.devnet.warp(70).unwrap();
     story.client.quern(&["job", "refund", &id]).unwrap();
     let job = story.wait_for_state(&id, "refunded", 0).unwrap();
-    let penalty: u128 = text(&job, "penalty").unwrap().parse().unwrap();
-    assert!(penalty > 0);
-    assert_eq!(story.balance(&story.client, "free").unwrap(), 100 * TOKEN + penalty);
-    assert_eq!(story.balance(&story.owner, "stake").unwrap(), 100 * TOKEN - penalty);
-    assert_eq!(story.balance(&story.owner, "lock").unwrap(), 0);
+    assert_penalised(&story, &job);
     story.audit().unwrap();
 }
 
@@ -96,11 +92,7 @@ fn receipt_that_reaches_the_chain_after_the_deadline_is_refused_and_the_penalty_
     worker.wait_for_line("state=\"undelivered\"", PATIENCE).unwrap();
     story.client.quern(&["job", "refund", &id]).unwrap();
     let job = story.wait_for_state(&id, "refunded", 0).unwrap();
-    let penalty: u128 = text(&job, "penalty").unwrap().parse().unwrap();
-    assert!(penalty > 0);
-    assert_eq!(story.balance(&story.client, "free").unwrap(), 100 * TOKEN + penalty);
-    assert_eq!(story.balance(&story.owner, "stake").unwrap(), 100 * TOKEN - penalty);
-    assert_eq!(story.balance(&story.owner, "lock").unwrap(), 0);
+    assert_penalised(&story, &job);
     assert_eq!(story.transactions(&story.operator).unwrap(), 2, "the claim, and the receipt that was too late");
     assert!(worker.ended().unwrap().is_none());
     story.audit().unwrap();
@@ -134,4 +126,13 @@ fn client_that_cancels_has_its_money_back() {
     assert_eq!(embedding.wait_for_end(PATIENCE).unwrap().code(), Some(4));
     assert_eq!(story.balance(&story.client, "free").unwrap(), 100 * TOKEN);
     story.audit().unwrap();
+}
+
+/// The client has all that it brought and the penalty, which is what the provider's stake lacks, and nothing is locked.
+fn assert_penalised(story: &Story, job: &Value) {
+    let penalty: u128 = text(job, "penalty").unwrap().parse().unwrap();
+    assert!(penalty > 0);
+    assert_eq!(story.balance(&story.client, "free").unwrap(), 100 * TOKEN + penalty);
+    assert_eq!(story.balance(&story.owner, "stake").unwrap(), 100 * TOKEN - penalty);
+    assert_eq!(story.balance(&story.owner, "lock").unwrap(), 0);
 }
