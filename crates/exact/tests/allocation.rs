@@ -86,11 +86,26 @@ fn of_a_batch(decoder: &Decoder, rule: &Rule) -> usize {
     allocated
 }
 
-fn main() {
-    steps_after_the_first_allocate_nothing_for_one_sequence_and_for_eight();
+/// Steps 2 to n of many rows, which threads divide: the same positions again and again.
+fn of_many_rows(decoder: &Decoder, rule: &Rule) -> usize {
+    const ROWS: usize = 100;
+    let mut cache = decoder.cache(ROWS).expect("memory");
+    let mut work = Workspace::new(decoder.header(), ROWS);
+    let ids: Vec<u32> = (0..100).collect();
+    let mut step = |rows: usize| {
+        cache.truncate(0);
+        let choose = Choose { rule, key: OutputKey { item: 0, sample: 0 }, from: rows - 20 };
+        decoder.step(&mut work, &mut [Run { cache: &mut cache, ids: &ids[..rows], choose: Some(choose) }]).expect("a legal run");
+    };
+    [ROWS, 63].into_iter().for_each(&mut step);
+    allocations(|| [ROWS, 99, 80, 63, 40, 64, ROWS].into_iter().for_each(&mut step))
 }
 
-fn steps_after_the_first_allocate_nothing_for_one_sequence_and_for_eight() {
+fn main() {
+    steps_after_the_first_allocate_nothing_for_one_sequence_eight_and_many_rows();
+}
+
+fn steps_after_the_first_allocate_nothing_for_one_sequence_eight_and_many_rows() {
     // Choices are cut into parts from 4,096 ids on.
     let header = Header { vocabulary: 20_000, context: 200, ..sample::small_decoder_header() };
     let model = sample::decoder(&header, 1).expect("a valid header");
@@ -101,8 +116,8 @@ fn steps_after_the_first_allocate_nothing_for_one_sequence_and_for_eight() {
         for threads in [1, 2] {
             let decoder = Decoder::new(&model, Arc::new(Pool::new(isa, NonZeroUsize::new(threads).expect("not zero"))));
             for rule in [&greedy, &sampled] {
-                let counts = [of_one_sequence(&decoder, rule), of_a_batch(&decoder, rule)];
-                assert_eq!(counts, [0, 0], "{isa:?}, {threads} threads, temperature {}", rule.temperature);
+                let counts = [of_one_sequence(&decoder, rule), of_a_batch(&decoder, rule), of_many_rows(&decoder, rule)];
+                assert_eq!(counts, [0; 3], "{isa:?}, {threads} threads, temperature {}", rule.temperature);
             }
         }
     }

@@ -600,6 +600,50 @@ fn an_output_that_fills_8192_positions_is_checked_to_its_last_id() {
     }
 }
 
+/// From 32 rows a thread on, threads divide the rows of a step; runs of every length are cut between them, in the middle of blocks of positions
+/// too, and what was there before is not theirs.
+#[test]
+fn rows_divided_among_threads_are_the_rows_of_one_thread() {
+    let header = Header { context: 300, ..sample::small_decoder_header() };
+    let model = sample::decoder(&header, 18).expect("a valid header");
+    let rule = sampled(1);
+    // For each run, positions before it and its rows.
+    let steps: [&[(usize, usize)]; 6] = [
+        &[(0, 200)],
+        &[(7, 131)],
+        &[(16, 97), (3, 1), (0, 33), (100, 70)],
+        &[(5, 1); 140],
+        &[(0, 15), (31, 17), (40, 129)],
+        &[(1, 40), (2, 40), (15, 24), (0, 24)],
+    ];
+    for threads in [2, 3, 4] {
+        let decoder = Decoder::new(&model, pool(Isa::detect(), threads));
+        let mut work = Workspace::new(&header, 256);
+        for runs in steps {
+            let items: Vec<_> = (0..).zip(runs).map(|(seed, (before, rows))| ids(&header, seed, before + rows)).collect();
+            let mut caches: Vec<_> = items.iter().map(|item| decoder.cache(item.len()).expect("memory")).collect();
+            for ((cache, item), &(before, _)) in caches.iter_mut().zip(&items).zip(runs) {
+                decoder.prefill(&mut work, cache, &item[..before], |_, _| {}).expect("legal ids");
+            }
+            let choose = Some(Choose { rule: &rule, key: KEY, from: 0 });
+            let mut step: Vec<_> = caches
+                .iter_mut()
+                .zip(&items)
+                .zip(runs)
+                .map(|((cache, item), &(before, _))| Run { cache, ids: &item[before..], choose })
+                .collect();
+            decoder.step(&mut work, &mut step).expect("legal runs");
+            let (mut rows, mut choices) = (Vec::new(), Vec::new());
+            for (item, &(before, _)) in items.iter().zip(runs) {
+                let (all_rows, all_choices) = plain(&model, &rule, item);
+                rows.extend_from_slice(&all_rows[before * header.dim as usize..]);
+                choices.extend(all_choices[before..].iter().copied().map(Some));
+            }
+            assert!(work.norm_rows() == rows && work.choices() == choices, "{threads} threads, {runs:?}");
+        }
+    }
+}
+
 /// A worker moves a batch to its own thread, and several threads may share a decoder.
 #[test]
 fn decoders_are_shared_and_batches_are_sent_between_threads() {

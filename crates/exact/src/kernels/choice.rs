@@ -46,7 +46,7 @@ pub fn choose<'s>(
     let logits_of = |row: usize| &logits[row * vocabulary..(row + 1) * vocabulary];
     map_into(pool, maxima, draws.len(), |row| greatest(pool.isa(), logits_of(row)));
     // Few rows are cut into parts of ids, so that all threads have some.
-    let parts = (4 * pool.threads()).div_ceil(draws.len().max(1)).min(vocabulary.div_ceil(PART)).max(1);
+    let parts = (4 * pool.width()).div_ceil(draws.len().max(1)).min(vocabulary.div_ceil(PART)).max(1);
     let size = vocabulary.div_ceil(parts).next_multiple_of(IDS);
     map_into(pool, best, draws.len() * parts, |task| {
         let (row, first) = (task / parts, task % parts * size);

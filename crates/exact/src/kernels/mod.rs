@@ -31,7 +31,7 @@ mod unroll;
 
 pub use activation::gelu_erf;
 pub use attention::bidirectional;
-pub use cached::{AttentionScratch, KvCache, Reach, Sequence, attend};
+pub use cached::{AttentionScratch, KvCache, NewPositions, Reach, Sequence, attend};
 pub use choice::{ChoiceScratch, choose};
 pub(crate) use engine::Engine;
 pub use gate::gate;
@@ -43,4 +43,4 @@ pub use pages::{OutOfMemory, Pages};
 pub use pool::Pool;
 pub use rms::rms_norm;
 pub use rope::rotate;
-pub use rows::each_piece;
+pub use rows::{each, each_pair, each_piece};

@@ -116,7 +116,7 @@ impl Operands {
         let digits = self.digits.get_mut(self.first_digit..).unwrap_or_default();
         let (shifts, elements, digits) = (Slots::new(&mut self.shifts), Slots::new(&mut self.elements), Slots::new(digits));
         // A part of less than some thousand elements is not worth waking a thread for.
-        let parts = panels.min(4 * pool.threads()).min((rows.len() >> 13).max(1));
+        let parts = panels.min(4 * pool.width()).min((rows.len() >> 13).max(1));
         pool.run(parts, |part| {
             for panel in panels * part / parts..panels * (part + 1) / parts {
                 let positions = panel_of(count, widest, panel);

@@ -194,6 +194,12 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// Threads that a step would have from here: one within a step.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        if IN_STEP.get() { 1 } else { self.threads() }
+    }
+
     /// Runs `f` on the pool's first thread, which is pinned as the others are, and waits for it asleep. For work of many steps: called from a
     /// thread that floats, their parts would meet on one core. With one thread, or on the first thread already, `f` runs where it is.
     ///

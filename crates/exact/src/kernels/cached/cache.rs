@@ -1,4 +1,4 @@
-use std::ops::Range;
+use std::{marker::PhantomData, ops::Range};
 
 use super::{LANES, Pairs};
 use crate::{
@@ -119,13 +119,24 @@ impl KvCache {
     /// # Panics
     /// If the rows do not fit the cache, or are more than it has room for.
     pub fn append(&mut self, isa: Isa, k: &[i32], v: &[i32], value_shifts: &[i32]) {
-        let width = self.kv_heads * self.head_dim;
-        assert!(k.len() == v.len() && k.len().is_multiple_of(width), "rows of {width} keys and as many values");
-        assert_eq!(value_shifts.len(), self.kv_heads, "a static shift for each kv head");
-        let rows = k.len() / width;
-        assert!(self.len + rows <= self.capacity, "{} positions and {rows} more in a cache of {}", self.len, self.capacity);
-        append(isa, self, k, v, value_shifts);
-        self.len += rows;
+        self.grow(k.len() / (self.kv_heads * self.head_dim)).write(isa, k, v, value_shifts);
+    }
+
+    /// Appends positions that are written through what this returns, in parts by several threads. Until they are, they hold whatever was there.
+    ///
+    /// # Panics
+    /// If the cache has no room for so many.
+    pub fn grow(&mut self, positions: usize) -> NewPositions<'_> {
+        assert!(self.len + positions <= self.capacity, "{} positions and {positions} more in a cache of {}", self.len, self.capacity);
+        let start = self.len;
+        self.len += positions;
+        NewPositions {
+            shape: self.shape(),
+            pairs: self.pairs.lines_mut().as_mut_ptr().cast(),
+            key_shifts: self.key_shifts.as_mut_ptr(),
+            positions: start..start + positions,
+            cache: PhantomData,
+        }
     }
 
     /// One key: its operand's elements in order, and its shift. `None` past the end.
@@ -134,8 +145,8 @@ impl KvCache {
         if kv_head >= self.kv_heads || position >= self.len {
             return None;
         }
-        let at = |dim| self.key_at(kv_head, position, dim);
-        let elements = (0..self.head_dim).map(|dim| self.pairs.lines()[at(dim).0][at(dim).1]).collect();
+        let elements = self.pairs.lines().as_flattened();
+        let elements = (0..self.head_dim).map(|dim| elements[self.shape().key_at(kv_head, position, dim)]).collect();
         Some((elements, u32::from(self.key_shifts[kv_head * self.capacity + position])))
     }
 
@@ -145,31 +156,25 @@ impl KvCache {
         if kv_head >= self.kv_heads || position >= self.len {
             return None;
         }
-        let at = |dim| self.value_at(kv_head, position, dim);
-        Some((0..self.head_dim).map(|dim| self.pairs.lines()[at(dim).0][at(dim).1]).collect())
+        let elements = self.pairs.lines().as_flattened();
+        Some((0..self.head_dim).map(|dim| elements[self.shape().value_at(kv_head, position, dim)]).collect())
+    }
+
+    const fn shape(&self) -> Shape {
+        Shape { kv_heads: self.kv_heads, head_dim: self.head_dim, capacity: self.capacity }
     }
 
     pub(super) const fn dim_pairs(&self) -> usize {
-        self.head_dim.div_ceil(2)
+        self.shape().dim_pairs()
     }
 
     pub(super) const fn dim_blocks(&self) -> usize {
-        self.head_dim.div_ceil(LANES)
+        self.shape().dim_blocks()
     }
 
     /// Where values begin.
     const fn first_value(&self) -> usize {
-        self.kv_heads * (self.capacity / LANES) * self.dim_pairs()
-    }
-
-    const fn key_at(&self, head: usize, position: usize, dim: usize) -> (usize, usize) {
-        let block = head * (self.capacity / LANES) + position / LANES;
-        (block * self.dim_pairs() + dim / 2, position % LANES * 2 + dim % 2)
-    }
-
-    const fn value_at(&self, head: usize, position: usize, dim: usize) -> (usize, usize) {
-        let block = head * self.dim_blocks() + dim / LANES;
-        (self.first_value() + block * self.value_stride() + position / 2, dim % LANES * 2 + position % 2)
+        self.shape().first_value()
     }
 
     /// The keys of one head in whole blocks of positions.
@@ -194,27 +199,122 @@ impl KvCache {
     }
 }
 
-multiversion! { fn append(cache: &mut KvCache, k: &[i32], v: &[i32], value_shifts: &[i32]) -> () = append_body }
+/// Where elements lie in a cache.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    kv_heads: usize,
+    head_dim: usize,
+    capacity: usize,
+}
+
+impl Shape {
+    const fn dim_pairs(self) -> usize {
+        self.head_dim.div_ceil(2)
+    }
+
+    const fn dim_blocks(self) -> usize {
+        self.head_dim.div_ceil(LANES)
+    }
+
+    /// Lines of keys, before those of values.
+    const fn first_value(self) -> usize {
+        self.kv_heads * (self.capacity / LANES) * self.dim_pairs()
+    }
+
+    /// Pairs of dims follow each other at a distance of a line, the dims of a pair at one element.
+    const fn key_at(self, head: usize, position: usize, dim: usize) -> usize {
+        let block = head * (self.capacity / LANES) + position / LANES;
+        (block * self.dim_pairs() + dim / 2) * 2 * LANES + position % LANES * 2 + dim % 2
+    }
+
+    /// Dims of a block of 16 follow each other at a distance of two elements.
+    const fn value_at(self, head: usize, position: usize, dim: usize) -> usize {
+        let block = head * self.dim_blocks() + dim / LANES;
+        (self.first_value() + block * (self.capacity / 2) + position / 2) * 2 * LANES + dim % LANES * 2 + position % 2
+    }
+}
+
+/// Positions that were appended to a cache and are written later, by whoever holds this. It may be split among threads: each then writes what
+/// no other does.
+#[derive(Debug)]
+pub struct NewPositions<'a> {
+    shape: Shape,
+    /// Elements of the cache's `pairs`.
+    pairs: *mut i16,
+    key_shifts: *mut u8,
+    positions: Range<usize>,
+    cache: PhantomData<&'a mut KvCache>,
+}
+
+// SAFETY: it stands for a `&mut` to the elements of its positions, which are integers.
+unsafe impl Send for NewPositions<'_> {}
+// SAFETY: a shared one gives access to nothing.
+unsafe impl Sync for NewPositions<'_> {}
+
+impl NewPositions<'_> {
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// Splits off the first `count`.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[must_use]
+    pub fn take(&mut self, count: usize) -> Self {
+        assert!(count <= self.positions.len(), "{count} of {} positions", self.positions.len());
+        let first = self.positions.start..self.positions.start + count;
+        self.positions.start = first.end;
+        Self { positions: first, ..*self }
+    }
+
+    /// Writes them all: see [`KvCache::append`].
+    ///
+    /// # Panics
+    /// If the rows are not as many as the positions.
+    pub fn write(self, isa: Isa, k: &[i32], v: &[i32], value_shifts: &[i32]) {
+        let Shape { kv_heads, head_dim, .. } = self.shape;
+        let width = kv_heads * head_dim;
+        assert!(k.len() == v.len() && k.len() == width * self.positions.len(), "a row of {width} keys and of values for each position");
+        assert_eq!(value_shifts.len(), kv_heads, "a static shift for each kv head");
+        write(isa, &self, k, v, value_shifts);
+    }
+}
+
+multiversion! { fn write(to: &NewPositions<'_>, k: &[i32], v: &[i32], value_shifts: &[i32]) -> () = write_body }
 
 #[inline(always)]
-fn append_body(cache: &mut KvCache, k: &[i32], v: &[i32], value_shifts: &[i32]) {
-    let (dims, heads) = (cache.head_dim, cache.kv_heads);
+fn write_body(to: &NewPositions<'_>, k: &[i32], v: &[i32], value_shifts: &[i32]) {
+    let (shape, Shape { kv_heads, head_dim, capacity }) = (to.shape, to.shape);
     let mut operand = [0i16; bounds::HEAD_DIM as usize];
-    let operand = &mut operand[..dims];
-    for (row, (k, v)) in k.chunks_exact(heads * dims).zip(v.chunks_exact(heads * dims)).enumerate() {
-        let position = cache.len + row;
-        for (head, (k, v)) in k.chunks_exact(dims).zip(v.chunks_exact(dims)).enumerate() {
+    let operand = &mut operand[..head_dim];
+    let rows = k.chunks_exact(kv_heads * head_dim).zip(v.chunks_exact(kv_heads * head_dim));
+    for (position, (k, v)) in to.positions.clone().zip(rows) {
+        for (head, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
             let shift = quantise(k, operand);
-            cache.key_shifts[head * cache.capacity + position] = shift.to_le_bytes()[0];
-            let (first, lane) = cache.key_at(head, position, 0);
-            for (keys, both) in cache.pairs.lines_mut()[first..].iter_mut().zip(operand.chunks(2)) {
-                keys[lane..lane + both.len()].copy_from_slice(both);
+            // SAFETY: a head and a position below the capacity, a shift for each; the position is ours to write.
+            unsafe { to.key_shifts.add(head * capacity + position).write(shift.to_le_bytes()[0]) };
+            let first = shape.key_at(head, position, 0);
+            for (pair, both) in operand.chunks(2).enumerate() {
+                for (at, &element) in both.iter().enumerate() {
+                    // SAFETY: `key_at` of a head, position and dim of the cache is below its number of elements, and the same for no other.
+                    unsafe { to.pairs.add(first + pair * 2 * LANES + at).write(element) };
+                }
             }
             shift_or_clamp(v, value_shifts[head].unsigned_abs(), operand);
             for (block, values) in operand.chunks(LANES).enumerate() {
-                let (at, lane) = cache.value_at(head, position, block * LANES);
-                for (slot, &value) in cache.pairs.lines_mut()[at][lane..].iter_mut().step_by(2).zip(values) {
-                    *slot = value;
+                let first = shape.value_at(head, position, block * LANES);
+                for (dim, &element) in values.iter().enumerate() {
+                    // SAFETY: as for keys, with `value_at`.
+                    unsafe { to.pairs.add(first + 2 * dim).write(element) };
                 }
             }
         }

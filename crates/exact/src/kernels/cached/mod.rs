@@ -11,7 +11,7 @@ mod neon;
 mod portable;
 mod tile;
 
-pub use cache::KvCache;
+pub use cache::{KvCache, NewPositions};
 use tile::{Tile, TileScratch};
 
 use std::{
@@ -96,7 +96,7 @@ pub fn attend(
     tasks.clear();
     named.clear();
     named.resize(q.len() / width, false);
-    tiles.resize_with(pool.threads().max(tiles.len()), TileScratch::default);
+    tiles.resize_with(pool.width().max(tiles.len()), TileScratch::default);
     for (at, sequence) in sequences.iter().enumerate() {
         let Sequence { cache, rows, first } = sequence;
         assert!(cache.kv_heads == kv_heads && cache.head_dim == head_dim, "a cache of the layer's own shape");
@@ -110,7 +110,7 @@ pub fn attend(
         tiles.iter_mut().for_each(|tile| tile.make_room(cache));
         // Enough parts that the last one does not hold up the rest, and no more than tiles.
         let count = (rows.len() * per_kv_head).div_ceil(TILE);
-        let parts = count.min((4 * pool.threads()).div_ceil(kv_heads)).max(1);
+        let parts = count.min((4 * pool.width()).div_ceil(kv_heads)).max(1);
         for kv_head in 0..kv_heads {
             let queries = |part| count * part / parts * TILE..count * (part + 1) / parts * TILE;
             tasks.extend((0..parts).map(|part| Task { sequence: at, kv_head, queries: queries(part) }));

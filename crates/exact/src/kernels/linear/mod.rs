@@ -60,7 +60,7 @@ pub fn linear_into(pool: &Pool, products: &mut [(&Packed, &mut [i32])], x: &Oper
         }
         let units: usize = jobs.iter().flatten().map(|job| job.units).sum();
         // Several parts per thread: one that was held up leaves the rest to the others.
-        let parts = if pool.threads() == 1 { 1 } else { units.min(8 * pool.threads()) };
+        let parts = if pool.width() == 1 { 1 } else { units.min(8 * pool.width()) };
         pool.run(parts, |part| {
             let mut mine = units * part / parts..units * (part + 1) / parts;
             for job in jobs.iter().flatten() {
