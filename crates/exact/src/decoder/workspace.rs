@@ -62,6 +62,18 @@ impl Workspace {
         self.limit
     }
 
+    /// Rows whose logits are in memory at a time.
+    #[must_use]
+    pub const fn head_rows(&self) -> usize {
+        self.head_rows
+    }
+
+    /// Among how many of some threads the rows of a step are divided: one where they are few, and the threads share each op.
+    #[must_use]
+    pub const fn lanes(threads: usize, rows: usize) -> usize {
+        if rows < LANE_ROWS * threads { 1 } else { threads }
+    }
+
     /// N of the last step: one row of dim elements in Q14 per id, run after run.
     #[must_use]
     pub fn norm_rows(&self) -> &[i32] {
@@ -123,7 +135,7 @@ impl Lanes {
     /// Each lane gets two pieces of about equal length, the first one and the last, the second and the last but one: later rows have more
     /// positions to attend to.
     fn divide(&mut self, threads: usize, runs: &[Run<'_>], rows: usize) {
-        self.used = if rows < LANE_ROWS * threads { 1 } else { threads };
+        self.used = Workspace::lanes(threads, rows);
         self.lanes.resize_with(self.used.max(self.lanes.len()), Lane::default);
         self.rooms.resize_with(self.lanes.len(), Vec::new);
         self.sequences.resize_with(self.lanes.len(), Vec::new);

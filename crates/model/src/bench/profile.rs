@@ -1,12 +1,13 @@
 //! Where the time of a step goes: its ops one after the other as the engine runs them, on the same weights, with a clock between them.
 //!
-//! A twin of the engine's order of ops for measuring only, so that the engine itself stays without a clock. What it computes is thrown away.
+//! A twin of the engine's order of ops for measuring only, so that the engine itself stays without a clock. What it computes is thrown away. As in
+//! the engine, threads divide the rows of a step where there are many; an op's time is then the mean of theirs.
 
 use std::time::{Duration, Instant};
 
 use quern_exact::{
     arith::clamp32,
-    decoder::Decoder,
+    decoder::{Decoder, Workspace},
     header::{Header, flag},
     kernels::{self, AttentionScratch, ChoiceScratch, KvCache, Operands, Packed, Pool, Reach, Sequence},
     reference::{Attention, Draw},
@@ -107,21 +108,72 @@ struct Step {
     sequences: usize,
     rows: usize,
     first: usize,
-    /// Rows whose logits are in memory at a time, as in the engine.
-    head_rows: usize,
     runs: usize,
+}
+
+impl Step {
+    /// What each of some threads has of it, where they divide its rows: as many positions to attend to.
+    const fn share(self, threads: usize) -> Self {
+        let rows = self.rows / threads;
+        Self { rows, first: self.first + (self.rows - rows) / 2, ..self }
+    }
 }
 
 /// Decoding alone and in a batch, and a piece of an output that is checked; prefill is the same without head and choice.
 const STEPS: [Step; 3] = [
-    Step { name: "decode", sequences: 1, rows: 1, first: 63, head_rows: 1, runs: 15 },
-    Step { name: "batch of 8", sequences: 8, rows: 1, first: 63, head_rows: 8, runs: 9 },
-    Step { name: "check 256", sequences: 1, rows: 256, first: 256, head_rows: 64, runs: 3 },
+    Step { name: "decode", sequences: 1, rows: 1, first: 63, runs: 15 },
+    Step { name: "batch of 8", sequences: 8, rows: 1, first: 63, runs: 9 },
+    Step { name: "check 256", sequences: 1, rows: 256, first: 256, runs: 3 },
 ];
 
 /// Profiles the steps of a decoder.
 pub(super) fn profile(decoder: &Decoder, pool: &Pool) -> Vec<ProfileLine> {
-    pool.lead(|| STEPS.iter().flat_map(|step| Twin::new(decoder, pool, *step).lines()).collect())
+    pool.lead(|| STEPS.iter().flat_map(|step| lines(decoder, pool, *step)).collect())
+}
+
+fn lines(decoder: &Decoder, pool: &Pool, step: Step) -> Vec<ProfileLine> {
+    let lanes = Workspace::lanes(pool.threads(), step.sequences * step.rows);
+    let mut twins: Vec<_> = (0..lanes).map(|_| Twin::new(decoder, pool, step.share(lanes))).collect();
+    let mut head = Head::new(decoder, pool, step);
+    let mut run = || {
+        kernels::each(pool, &mut twins, Twin::run);
+        let mut spent = head.run();
+        for (at, spent) in spent.iter_mut().enumerate() {
+            let of_lanes: Duration = twins.iter().map(|twin| twin.spent[at]).sum();
+            *spent += of_lanes.div_f64(lanes as f64);
+        }
+        spent
+    };
+    run();
+    let runs: Vec<_> = (0..step.runs).map(|_| run()).collect();
+    let median = |op: Op| super::median(&mut runs.iter().map(|spent| spent[op as usize].as_secs_f64()).collect::<Vec<_>>());
+    let total: f64 = OPS.iter().map(|&op| median(op)).sum();
+    let line = |&op: &Op| {
+        let seconds = median(op);
+        let (bytes, operations) = work(decoder, step, op);
+        let rate = |amount: f64| (amount > 0.0).then(|| amount / seconds / 1e9);
+        ProfileLine { step: step.name, op, seconds, share: seconds / total, gbps: rate(bytes), gops: rate(operations) }
+    };
+    OPS.iter().map(line).collect()
+}
+
+/// Bytes of weights of the products of a kind, and their operations in a step.
+#[expect(clippy::cast_precision_loss, reason = "rates")]
+fn work(decoder: &Decoder, step: Step, op: Op) -> (f64, f64) {
+    let weights = decoder.weights();
+    let of = |at: std::ops::Range<usize>| weights.layers().flat_map(|layer| layer[at.clone()].to_vec()).collect::<Vec<_>>();
+    let matrices = match op {
+        Op::Qkv => of(0..3),
+        Op::Output => of(3..4),
+        Op::GateUp => of(4..6),
+        Op::Down => of(6..7),
+        Op::Head => vec![weights.head()],
+        _ => Vec::new(),
+    };
+    let rows = step.sequences * step.rows;
+    let bytes: usize = matrices.iter().map(|matrix| matrix.as_bytes().len()).sum();
+    let operations: usize = matrices.iter().map(|matrix| 2 * matrix.rows() * matrix.cols() * rows).sum();
+    (bytes as f64, operations as f64)
 }
 
 struct Clock {
@@ -144,7 +196,6 @@ struct Twin<'a> {
     /// Of each sequence, one per layer.
     caches: Vec<Vec<KvCache>>,
     scratch: AttentionScratch,
-    choices: ChoiceScratch,
     operands: Operands,
     gain: Vec<i32>,
     turn: Vec<i32>,
@@ -157,21 +208,16 @@ struct Twin<'a> {
     projected: Vec<i32>,
     gate: Vec<i32>,
     up: Vec<i32>,
-    logits: Vec<i32>,
+    spent: [Duration; OPS.len()],
 }
 
 impl<'a> Twin<'a> {
     fn new(decoder: &'a Decoder, pool: &'a Pool, step: Step) -> Self {
         let header = decoder.header();
         let rows = step.sequences * step.rows;
-        let [dim, ffn, q, kv, vocabulary] =
-            [header.dim, header.ffn, header.heads * header.head_dim, header.kv_heads * header.head_dim, header.vocabulary]
-                .map(|width| width as usize);
-        let mut generator = Generator::new(3);
-        let mut numbers = |count: usize, most: i64| -> Vec<i32> {
-            (0..count).map(|_| i32::try_from(generator.within(-most, most)).unwrap_or(0)).collect()
-        };
-        let past = numbers(step.first * kv, 30_000);
+        let [dim, ffn, q, kv] =
+            [header.dim, header.ffn, header.heads * header.head_dim, header.kv_heads * header.head_dim].map(|width| width as usize);
+        let past = numbers(step.first * kv);
         let cache = || {
             let mut cache = KvCache::new(header.kv_heads as usize, header.head_dim as usize, step.first + step.rows);
             cache.append(pool.isa(), &past, &past, &vec![0; header.kv_heads as usize]);
@@ -185,10 +231,9 @@ impl<'a> Twin<'a> {
             caches,
             operands: Operands::new(pool.isa()),
             scratch: AttentionScratch::default(),
-            choices: ChoiceScratch::default(),
             gain: vec![1 << 14; dim.max(header.head_dim as usize)],
             turn: vec![1 << 29; header.rotary_dims as usize / 2],
-            x: numbers(rows * dim, 30_000),
+            x: numbers(rows * dim),
             normed: vec![0; rows * dim],
             q: vec![0; rows * q],
             k: vec![0; rows * kv],
@@ -197,51 +242,14 @@ impl<'a> Twin<'a> {
             projected: vec![0; rows * dim],
             gate: vec![0; rows * ffn],
             up: vec![0; rows * ffn],
-            logits: vec![0; step.head_rows * vocabulary],
+            spent: [Duration::ZERO; OPS.len()],
         }
     }
 
-    fn lines(mut self) -> Vec<ProfileLine> {
-        self.run();
-        let runs: Vec<_> = (0..self.step.runs).map(|_| self.run()).collect();
-        let median = |op: Op| {
-            let mut seconds: Vec<f64> = runs.iter().map(|spent| spent[op as usize].as_secs_f64()).collect();
-            super::median(&mut seconds)
-        };
-        let total: f64 = OPS.iter().map(|&op| median(op)).sum();
-        let line = |&op: &Op| {
-            let seconds = median(op);
-            let (bytes, operations) = self.work(op);
-            let rate = |amount: f64| (amount > 0.0).then(|| amount / seconds / 1e9);
-            ProfileLine { step: self.step.name, op, seconds, share: seconds / total, gbps: rate(bytes), gops: rate(operations) }
-        };
-        OPS.iter().map(line).collect()
-    }
-
-    /// Bytes of weights of the products of a kind, and their operations in a step.
-    #[expect(clippy::cast_precision_loss, reason = "rates")]
-    fn work(&self, op: Op) -> (f64, f64) {
-        let weights = self.decoder.weights();
-        let of = |at: std::ops::Range<usize>| weights.layers().flat_map(|layer| layer[at.clone()].to_vec()).collect::<Vec<_>>();
-        let matrices = match op {
-            Op::Qkv => of(0..3),
-            Op::Output => of(3..4),
-            Op::GateUp => of(4..6),
-            Op::Down => of(6..7),
-            Op::Head => vec![weights.head()],
-            _ => Vec::new(),
-        };
-        let rows = self.step.sequences * self.step.rows;
-        let bytes: usize = matrices.iter().map(|matrix| matrix.as_bytes().len()).sum();
-        let operations: usize = matrices.iter().map(|matrix| 2 * matrix.rows() * matrix.cols() * rows).sum();
-        (bytes as f64, operations as f64)
-    }
-
-    /// One step, each op in its turn.
-    fn run(&mut self) -> [Duration; OPS.len()] {
+    /// The layers of a step, each op in its turn.
+    fn run(&mut self) {
         let (header, pool, weights) = (self.decoder.header(), self.pool, self.decoder.weights());
         let [dim, ffn, q_width] = [header.dim, header.ffn, header.heads * header.head_dim].map(|width| width as usize);
-        let rows = self.step.sequences * self.step.rows;
         let value_shifts = vec![0; header.kv_heads as usize];
         let mut clock = Clock { since: Instant::now(), spent: [Duration::ZERO; OPS.len()] };
         for (at, [query, key, value, output, gate, up, down]) in weights.layers().enumerate() {
@@ -285,17 +293,7 @@ impl<'a> Twin<'a> {
             clock.lap(Op::Adds);
         }
         self.norm(&mut clock);
-        let draw = Draw { temperature: 0, min_p: 0, seed: &[0; 32], item: 0, sample: 0, position: 0 };
-        let draws = vec![draw; self.step.head_rows];
-        for rows in self.normed.chunks(rows.min(self.step.head_rows) * dim) {
-            self.operands.fill(pool, rows, dim);
-            clock.lap(Op::Operands);
-            kernels::linear_into(pool, &mut [(weights.head(), &mut self.logits)], &self.operands);
-            clock.lap(Op::Head);
-            kernels::choose(pool, header.vocabulary as usize, &self.logits, &draws, &mut self.choices).for_each(drop);
-            clock.lap(Op::Choice);
-        }
-        clock.spent
+        self.spent = clock.spent;
     }
 
     fn norm(&mut self, clock: &mut Clock) {
@@ -322,6 +320,58 @@ impl<'a> Twin<'a> {
         let reach = Reach::Causal { window: header.window as usize };
         kernels::attend(self.pool, &attention, reach, &sequences, &self.q, &mut self.mixed, &mut self.scratch);
     }
+}
+
+/// The head, of all rows of a step, and the choices.
+struct Head<'a> {
+    decoder: &'a Decoder,
+    pool: &'a Pool,
+    choices: ChoiceScratch,
+    operands: Operands,
+    normed: Vec<i32>,
+    /// Rows whose logits are in memory at a time.
+    head_rows: usize,
+    logits: Vec<i32>,
+}
+
+impl<'a> Head<'a> {
+    fn new(decoder: &'a Decoder, pool: &'a Pool, step: Step) -> Self {
+        let [dim, vocabulary] = [decoder.header().dim, decoder.header().vocabulary].map(|width| width as usize);
+        let rows = step.sequences * step.rows;
+        let head_rows = Workspace::new(decoder.header(), rows).head_rows();
+        Self {
+            decoder,
+            pool,
+            choices: ChoiceScratch::default(),
+            operands: Operands::new(pool.isa()),
+            normed: numbers(rows * dim),
+            logits: vec![0; head_rows * vocabulary],
+            head_rows,
+        }
+    }
+
+    fn run(&mut self) -> [Duration; OPS.len()] {
+        let (header, head) = (self.decoder.header(), self.decoder.weights().head());
+        let [dim, vocabulary] = [header.dim, header.vocabulary].map(|width| width as usize);
+        let mut clock = Clock { since: Instant::now(), spent: [Duration::ZERO; OPS.len()] };
+        let draw = Draw { temperature: 0, min_p: 0, seed: &[0; 32], item: 0, sample: 0, position: 0 };
+        for rows in self.normed.chunks(self.head_rows * dim) {
+            let (count, draws) = (rows.len() / dim, vec![draw; rows.len() / dim]);
+            let logits = &mut self.logits[..count * vocabulary];
+            self.operands.fill(self.pool, rows, dim);
+            clock.lap(Op::Operands);
+            kernels::linear_into(self.pool, &mut [(head, &mut *logits)], &self.operands);
+            clock.lap(Op::Head);
+            kernels::choose(self.pool, vocabulary, logits, &draws, &mut self.choices).for_each(drop);
+            clock.lap(Op::Choice);
+        }
+        clock.spent
+    }
+}
+
+fn numbers(count: usize) -> Vec<i32> {
+    let mut generator = Generator::new(3);
+    (0..count).map(|_| i32::try_from(generator.within(-30_000, 30_000)).unwrap_or(0)).collect()
 }
 
 fn turn(pool: &Pool, header: &Header, rows: &mut [i32], heads: u32, gain: &[i32], angles: &[i32]) {
