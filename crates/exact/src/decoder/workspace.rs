@@ -109,13 +109,13 @@ impl Workspace {
     }
 }
 
-/// Rows whose logits are in memory at a time: as many as take a 32nd of the weights' bytes, but 16 to 64. The weights of the head come from
-/// memory again for each.
+/// Rows whose logits are in memory at a time: as many as take about a 32nd of the weights' bytes, but 16 to 64. For each so many, the weights of the
+/// head come from memory again.
 fn head_rows(header: &Header) -> usize {
     // About the bytes of the weights. A workspace belongs to a header that was checked; of others nothing is computed.
     let bytes = header.macs_per_token().unwrap_or(0);
     let rows = bytes / 32 / (4 * u64::from(header.vocabulary).max(1));
-    usize::try_from(rows).unwrap_or(usize::MAX).clamp(16, 64)
+    usize::try_from(rows.clamp(16, 64)).unwrap_or(16).next_multiple_of(16)
 }
 
 /// The rows of a step, divided among threads: one lane with all of them where they are few, else one for each thread.

@@ -119,6 +119,9 @@ impl Step {
     }
 }
 
+/// Rows that go through the feed-forward part together, as in the engine.
+const FFN_ROWS: usize = 64;
+
 /// Decoding alone and in a batch, and a piece of an output that is checked; prefill is the same without head and choice.
 const STEPS: [Step; 3] = [
     Step { name: "decode", sequences: 1, rows: 1, first: 63, runs: 15 },
@@ -240,8 +243,8 @@ impl<'a> Twin<'a> {
             v: vec![0; rows * kv],
             mixed: vec![0; rows * q],
             projected: vec![0; rows * dim],
-            gate: vec![0; rows * ffn],
-            up: vec![0; rows * ffn],
+            gate: vec![0; rows.min(FFN_ROWS) * ffn],
+            up: vec![0; rows.min(FFN_ROWS) * ffn],
             spent: [Duration::ZERO; OPS.len()],
         }
     }
@@ -253,7 +256,8 @@ impl<'a> Twin<'a> {
         let value_shifts = vec![0; header.kv_heads as usize];
         let mut clock = Clock { since: Instant::now(), spent: [Duration::ZERO; OPS.len()] };
         for (at, [query, key, value, output, gate, up, down]) in weights.layers().enumerate() {
-            self.norm(&mut clock);
+            norm(pool, header, &self.x, &mut self.normed, &self.gain);
+            clock.lap(Op::Norms);
             self.operands.fill(pool, &self.normed, dim);
             clock.lap(Op::Operands);
             let qkv: &mut [(&Packed, &mut [i32])] = &mut [(query, &mut self.q), (key, &mut self.k), (value, &mut self.v)];
@@ -276,32 +280,30 @@ impl<'a> Twin<'a> {
             clock.lap(Op::Output);
             add(pool, &mut self.x, &self.projected);
             clock.lap(Op::Adds);
-            self.norm(&mut clock);
-            self.operands.fill(pool, &self.normed, dim);
-            clock.lap(Op::Operands);
-            kernels::linear_into(pool, &mut [(gate, &mut self.gate), (up, &mut self.up)], &self.operands);
-            clock.lap(Op::GateUp);
-            kernels::each_piece(pool, &mut self.gate, 1, |first, gate| {
-                kernels::gate(pool.isa(), header.activation, gate, &self.up[first..first + gate.len()]);
-            });
-            clock.lap(Op::Gate);
-            self.operands.fill(pool, &self.gate, ffn);
-            clock.lap(Op::Operands);
-            kernels::linear_into(pool, &mut [(down, &mut self.projected)], &self.operands);
-            clock.lap(Op::Down);
-            add(pool, &mut self.x, &self.projected);
-            clock.lap(Op::Adds);
+            for x in self.x.chunks_mut(FFN_ROWS * dim) {
+                let (normed, projected) = (&mut self.normed[..x.len()], &mut self.projected[..x.len()]);
+                let [inner, up_rows] = [&mut self.gate, &mut self.up].map(|rows| &mut rows[..x.len() / dim * ffn]);
+                norm(pool, header, x, normed, &self.gain);
+                clock.lap(Op::Norms);
+                self.operands.fill(pool, normed, dim);
+                clock.lap(Op::Operands);
+                kernels::linear_into(pool, &mut [(gate, &mut *inner), (up, &mut *up_rows)], &self.operands);
+                clock.lap(Op::GateUp);
+                kernels::each_piece(pool, inner, 1, |first, gate| {
+                    kernels::gate(pool.isa(), header.activation, gate, &up_rows[first..first + gate.len()]);
+                });
+                clock.lap(Op::Gate);
+                self.operands.fill(pool, inner, ffn);
+                clock.lap(Op::Operands);
+                kernels::linear_into(pool, &mut [(down, &mut *projected)], &self.operands);
+                clock.lap(Op::Down);
+                add(pool, x, projected);
+                clock.lap(Op::Adds);
+            }
         }
-        self.norm(&mut clock);
-        self.spent = clock.spent;
-    }
-
-    fn norm(&mut self, clock: &mut Clock) {
-        let (header, pool) = (self.decoder.header(), self.pool);
-        let gain = &self.gain[..header.dim as usize];
-        self.normed.clone_from(&self.x);
-        kernels::each_piece(pool, &mut self.normed, gain.len(), |_, rows| kernels::rms_norm(pool.isa(), rows, header.epsilon, gain));
+        norm(pool, header, &self.x, &mut self.normed, &self.gain);
         clock.lap(Op::Norms);
+        self.spent = clock.spent;
     }
 
     fn attend(&mut self, layer: usize, value_shifts: &[i32]) {
@@ -372,6 +374,12 @@ impl<'a> Head<'a> {
 fn numbers(count: usize) -> Vec<i32> {
     let mut generator = Generator::new(3);
     (0..count).map(|_| i32::try_from(generator.within(-30_000, 30_000)).unwrap_or(0)).collect()
+}
+
+fn norm(pool: &Pool, header: &Header, x: &[i32], normed: &mut [i32], gain: &[i32]) {
+    normed.copy_from_slice(x);
+    let gain = &gain[..header.dim as usize];
+    kernels::each_piece(pool, normed, gain.len(), |_, rows| kernels::rms_norm(pool.isa(), rows, header.epsilon, gain));
 }
 
 fn turn(pool: &Pool, header: &Header, rows: &mut [i32], heads: u32, gain: &[i32], angles: &[i32]) {
