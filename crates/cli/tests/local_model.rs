@@ -118,7 +118,7 @@ fn run_prints_the_same_text_as_json_has_and_repeats_a_seed_on_any_threads() {
     assert_eq!((&one["ids"], &one["text"]), (&two["ids"], &two["text"]));
     assert_eq!((&one["promptTokens"], &one["seed"]), (&json!(2), &json!("0x5")));
     let ids = one["ids"].as_array().unwrap();
-    assert!(one["reason"] == 3 && ids.len() == 9 || one["reason"] == 2 && *ids.last().unwrap() == 1, "{one}");
+    assert!(one["reason"] == "max_output" && ids.len() == 9 || one["reason"] == "stop" && *ids.last().unwrap() == 1, "{one}");
     let plain = home.stdout(&[&args[..], &["2"]].concat(), "");
     assert_eq!(plain.trim_end(), one["text"].as_str().unwrap().trim_end());
     // From standard input, and through the template: one message and what the template puts behind it.

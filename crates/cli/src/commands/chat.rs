@@ -7,7 +7,6 @@ use std::{
 
 use anyhow::Context as _;
 use quern_model::{Message, Package};
-use quern_types::FinishReason;
 use serde_json::json;
 
 use super::run::{Options, generate, no_template, session, stats};
@@ -21,7 +20,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Each line of standard input is a message; the end of the input ends the conversation. What was said before is not computed again.
-JSON, one object per answer: {\"text\":TEXT,\"ids\":[...],\"reason\":N,\"promptTokens\":N,\"computedTokens\":N,\"decodeTps\":N}")]
+JSON, one object per answer: {\"text\":TEXT,\"ids\":[...],\"reason\":TEXT,\"promptTokens\":N,\"computedTokens\":N,\"decodeTps\":N}")]
 pub struct Args {
     /// Folder of the package
     model: PathBuf,
@@ -68,7 +67,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
             context.out.json_line(&json!({
                 "text": text,
                 "ids": generation.ids,
-                "reason": generation.reason.map(FinishReason::code),
+                "reason": generation.reason,
                 "promptTokens": prompt.len(),
                 "computedTokens": generation.prompt_computed,
                 "decodeTps": generation.decode_per_second(),

@@ -13,7 +13,6 @@ use quern_exact::{
     kernels::{Isa, Pool},
 };
 use quern_model::{Generation, Message, Package, PackedOrigin, Session, TextStream};
-use quern_types::FinishReason;
 use rand::Rng as _;
 use serde_json::json;
 
@@ -27,8 +26,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 The text goes to standard output as it is made, figures to standard error.
-JSON: {\"root\":HASH,\"text\":TEXT,\"ids\":[...],\"reason\":N,\"promptTokens\":N,\"seed\":HEX,\"prefillSeconds\":S,\"decodeSeconds\":S,\
-\"prefillTps\":N,\"decodeTps\":N}. Reason 2 is a stop token, 3 --max-tokens, 4 a full context. \
+JSON: {\"root\":HASH,\"text\":TEXT,\"ids\":[...],\"reason\":TEXT,\"promptTokens\":N,\"seed\":HEX,\"prefillSeconds\":S,\"decodeSeconds\":S,\
+\"prefillTps\":N,\"decodeTps\":N}. The reason is stop, max_output or context, null if you stopped it. \
 The output is that of a job with the same parameters, to the bit.")]
 pub struct Args {
     /// Folder of the package
@@ -188,7 +187,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> anyhow::Result<()> {
             "root": package.root(),
             "text": text,
             "ids": generation.ids,
-            "reason": generation.reason.map(FinishReason::code),
+            "reason": generation.reason,
             "promptTokens": ids.len(),
             "seed": format!("{seed:#x}"),
             "prefillSeconds": generation.prefill.as_secs_f64(),
