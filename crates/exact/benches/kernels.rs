@@ -8,6 +8,7 @@ use std::{hint::black_box, num::NonZeroUsize, sync::Arc};
 
 use quern_exact::{
     format::Q8Matrix,
+    header::{ACTIVATION_GELU_TANH, ACTIVATION_SILU},
     kernels::{self, AttentionScratch, Isa, KvCache, Operands, Packed, Pages, Pool, Reach, Sequence, attend, probe},
     reference::Attention,
     sample::{self, Generator},
@@ -199,6 +200,32 @@ impl Bench<'_> {
         }
     }
 
+    /// Ops on each element of 64 rows of a 135M model (dim 576, ffn 1536): what stays in the second-level cache.
+    fn elementwise(&self) {
+        let (isa, rows) = (self.pool.isa(), |width: usize| rows(64 * width));
+        let up = rows(1536);
+        for (name, activation) in [("SiLU", ACTIVATION_SILU), ("GELU", ACTIVATION_GELU_TANH)] {
+            self.each_element(&format!("gate by {name}"), 1536, |gate| kernels::gate(isa, activation, gate, &up));
+        }
+    }
+
+    /// One line: an op in place on fresh copies of the same rows.
+    fn each_element(&self, what: &str, width: usize, mut op: impl FnMut(&mut [i32])) {
+        let what = format!("{what}, 64 x {width}");
+        if self.wants(&what) {
+            let first = rows(64 * width);
+            let mut copies = vec![first.clone(); 64];
+            let timed = self.time(|at| op(&mut copies[at % 64]));
+            let of_each = 1e9 / first.len() as f64;
+            println!(
+                "{what:<44} {:>10.1} us   {:>7.3} ns per element (best {:>7.3})",
+                timed.median * 1e6,
+                timed.median * of_each,
+                timed.best * of_each
+            );
+        }
+    }
+
     /// One layer: `queries` at the end of a context of `positions`, 32 heads over 8 of 64 dims.
     fn attention(&self) {
         for (queries, positions) in [(64, 512), (1, 512), (1, 8192), (8, 4096)] {
@@ -257,6 +284,7 @@ fn main() {
                 bench.products(&[1, 2, 4, 8, 16], &[8, 128, 512]);
                 bench.empty_steps();
                 bench.operand_making();
+                bench.elementwise();
                 bench.attention();
             });
             minilm(threads, &filter);

@@ -28,6 +28,8 @@ mod slots;
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod unroll;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 pub use activation::gelu_erf;
 pub use attention::bidirectional;
