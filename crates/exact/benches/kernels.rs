@@ -190,7 +190,7 @@ impl Bench<'_> {
     }
 
     fn operand_making(&self) {
-        for (t, k) in [(1, 2048), (1, 8192), (512, 2048), (512, 8192)] {
+        for (t, k) in [(1, 2048), (1, 8192), (512, 2048), (512, 8192), (64, 576), (64, 1536)] {
             let what = format!("operands of {t} x {k}");
             if self.wants(&what) {
                 let (rows, mut operands) = (rows(t * k), Operands::new(self.pool.isa()));
@@ -207,6 +207,11 @@ impl Bench<'_> {
         for (name, activation) in [("SiLU", ACTIVATION_SILU), ("GELU", ACTIVATION_GELU_TANH)] {
             self.each_element(&format!("gate by {name}"), 1536, |gate| kernels::gate(isa, activation, gate, &up));
         }
+        let gain = vec![1 << 14; 576];
+        self.each_element("RMSNorm", 576, |x| kernels::rms_norm(isa, x, 1 << 20, &gain));
+        self.each_element("RMSNorm of heads", 64, |x| kernels::rms_norm(isa, x, 1 << 20, &gain[..64]));
+        let angles = vec![1 << 29; 32];
+        self.each_element("rotation", 576, |x| x.chunks_exact_mut(576).for_each(|row| kernels::rotate(isa, row, 64, &angles, &angles)));
         self.each_element("residual add", 576, |x| kernels::add(isa, x, &up));
     }
 

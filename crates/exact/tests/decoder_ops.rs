@@ -262,6 +262,27 @@ fn gates_of_kernels_equal_plain_at_all_edges_and_lengths() {
     }
 }
 
+#[test]
+fn rms_norms_of_kernels_equal_plain_at_all_edges_and_lengths() {
+    let mixed = edges().into_iter().cycle();
+    for len in 1..70 {
+        let gain: Vec<i32> = mixed.clone().skip(3).take(len).collect();
+        // Each edge alone, all over, and all of them; 0 all over is the zero vector.
+        let row = |at: usize, edge: i32| (0..len).map(move |element| if element == at { edge } else { 0 });
+        let alone = edges().into_iter().flat_map(|edge| row(len - 1, edge));
+        let all_over = edges().into_iter().flat_map(|edge| vec![edge; len]);
+        let rows: Vec<i32> = alone.chain(all_over).chain(mixed.clone().take(len)).collect();
+        for epsilon in [0, 1 << 20, bounds::EPSILON] {
+            let plain: Vec<i32> = rows.chunks_exact(len).flat_map(|row| rms_norm(row, epsilon, &gain)).collect();
+            for isa in Isa::available() {
+                let mut fast = rows.clone();
+                kernels::rms_norm(isa, &mut fast, epsilon, &gain);
+                assert_eq!(fast, plain, "{isa:?}, {len} elements, epsilon {epsilon}");
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
