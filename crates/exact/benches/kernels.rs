@@ -9,8 +9,8 @@ use std::{hint::black_box, num::NonZeroUsize, sync::Arc};
 use quern_exact::{
     format::Q8Matrix,
     header::{ACTIVATION_GELU_TANH, ACTIVATION_SILU},
-    kernels::{self, AttentionScratch, Isa, KvCache, Operands, Packed, Pages, Pool, Reach, Sequence, attend, probe},
-    reference::Attention,
+    kernels::{self, AttentionScratch, ChoiceScratch, Isa, KvCache, Operands, Packed, Pages, Pool, Reach, Sequence, attend, probe},
+    reference::{Attention, Draw},
     sample::{self, Generator},
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -231,6 +231,22 @@ impl Bench<'_> {
         }
     }
 
+    /// Choices from 64 rows of logits, all different.
+    fn choices(&self) {
+        const VOCABULARY: usize = 49_152;
+        let logits = rows(64 * VOCABULARY);
+        for (name, temperature, min_p) in [("greedy", 0, 0), ("sampled by min-p of 1/20", 1 << 16, 3277)] {
+            let what = format!("choice, {name}, 64 x {VOCABULARY}");
+            if self.wants(&what) {
+                let draw = Draw { temperature, min_p, seed: &[7; 32], item: 0, sample: 0, position: 0 };
+                let mut scratch = ChoiceScratch::default();
+                let timed = self
+                    .time(|_| kernels::choose(self.pool, VOCABULARY, &logits, &[draw; 64], &mut scratch).for_each(|id| _ = black_box(id)));
+                line(&what, timed, (logits.len() * 4) as f64, "GB/s", self.dram);
+            }
+        }
+    }
+
     /// One layer: `queries` at the end of a context of `positions`, 32 heads over 8 of 64 dims.
     fn attention(&self) {
         for (queries, positions) in [(64, 512), (1, 512), (1, 8192), (8, 4096)] {
@@ -290,6 +306,7 @@ fn main() {
                 bench.empty_steps();
                 bench.operand_making();
                 bench.elementwise();
+                bench.choices();
                 bench.attention();
             });
             minilm(threads, &filter);
