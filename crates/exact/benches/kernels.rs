@@ -8,8 +8,9 @@ use std::{hint::black_box, num::NonZeroUsize, sync::Arc};
 
 use quern_exact::{
     format::Q8Matrix,
-    kernels::{self, AttentionScratch, Isa, KvCache, Operands, Packed, Pages, Pool, Reach, Sequence, attend, probe},
-    reference::Attention,
+    header::{ACTIVATION_GELU_TANH, ACTIVATION_SILU},
+    kernels::{self, AttentionScratch, ChoiceScratch, Isa, KvCache, Operands, Packed, Pages, Pool, Reach, Sequence, attend, probe},
+    reference::{Attention, Draw},
     sample::{self, Generator},
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -189,12 +190,59 @@ impl Bench<'_> {
     }
 
     fn operand_making(&self) {
-        for (t, k) in [(1, 2048), (1, 8192), (512, 2048), (512, 8192)] {
+        for (t, k) in [(1, 2048), (1, 8192), (512, 2048), (512, 8192), (64, 576), (64, 1536)] {
             let what = format!("operands of {t} x {k}");
             if self.wants(&what) {
                 let (rows, mut operands) = (rows(t * k), Operands::new(self.pool.isa()));
                 let timed = self.time(|_| operands.fill(self.pool, &rows, k));
                 line(&what, timed, (t * k * 4) as f64, "GB/s", self.dram);
+            }
+        }
+    }
+
+    /// Ops on each element of 64 rows of a 135M model (dim 576, ffn 1536): what stays in the second-level cache.
+    fn elementwise(&self) {
+        let isa = self.pool.isa();
+        let up = rows(64 * 1536);
+        for (name, activation) in [("SiLU", ACTIVATION_SILU), ("GELU", ACTIVATION_GELU_TANH)] {
+            self.each_element(&format!("gate by {name}"), 1536, |gate| kernels::gate(isa, activation, gate, &up));
+        }
+        let gain = vec![1 << 14; 576];
+        self.each_element("RMSNorm", 576, |x| kernels::rms_norm(isa, x, 1 << 20, &gain));
+        self.each_element("RMSNorm of heads", 64, |x| kernels::rms_norm(isa, x, 1 << 20, &gain[..64]));
+        let angles = vec![1 << 29; 32];
+        self.each_element("rotation", 576, |x| x.chunks_exact_mut(576).for_each(|row| kernels::rotate(isa, row, 64, &angles, &angles)));
+        self.each_element("residual add", 576, |x| kernels::add(isa, x, &up));
+    }
+
+    /// One line: an op in place, again and again on its own result, since its time does not depend on values.
+    fn each_element(&self, what: &str, width: usize, mut op: impl FnMut(&mut [i32])) {
+        let what = format!("{what}, 64 x {width}");
+        if self.wants(&what) {
+            let mut rows = rows(64 * width);
+            let timed = self.time(|_| op(&mut rows));
+            let of_each = 1e9 / rows.len() as f64;
+            println!(
+                "{what:<44} {:>10.1} us   {:>7.3} ns per element (best {:>7.3})",
+                timed.median * 1e6,
+                timed.median * of_each,
+                timed.best * of_each
+            );
+        }
+    }
+
+    /// Choices from 64 rows of logits, all different.
+    fn choices(&self) {
+        const VOCABULARY: usize = 49_152;
+        let logits = rows(64 * VOCABULARY);
+        for (name, temperature, min_p) in [("greedy", 0, 0), ("sampled by min-p of 1/20", 1 << 16, 3277)] {
+            let what = format!("choice, {name}, 64 x {VOCABULARY}");
+            if self.wants(&what) {
+                let draw = Draw { temperature, min_p, seed: &[7; 32], item: 0, sample: 0, position: 0 };
+                let mut scratch = ChoiceScratch::default();
+                let timed = self
+                    .time(|_| kernels::choose(self.pool, VOCABULARY, &logits, &[draw; 64], &mut scratch).for_each(|id| _ = black_box(id)));
+                line(&what, timed, (logits.len() * 4) as f64, "GB/s", self.dram);
             }
         }
     }
@@ -257,6 +305,8 @@ fn main() {
                 bench.products(&[1, 2, 4, 8, 16], &[8, 128, 512]);
                 bench.empty_steps();
                 bench.operand_making();
+                bench.elementwise();
+                bench.choices();
                 bench.attention();
             });
             minilm(threads, &filter);

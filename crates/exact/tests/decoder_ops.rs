@@ -233,6 +233,56 @@ fn activations(len: usize) -> impl Strategy<Value = Vec<i32>> {
     prop_oneof![4 => vec(activation(), len), 1 => activation().prop_map(move |x| vec![x; len])]
 }
 
+/// The ends of int32 and of the ranges that ops cut, both signs.
+fn edges() -> Vec<i32> {
+    let ends = [0, 1, 255, 256, (1 << 14) - 1, 1 << 14, (1 << 17) - 1, 1 << 17, 295_245, 295_260, 300_000, (1 << 30) - 1, 1 << 30, LIMIT];
+    ends.into_iter().flat_map(|x| [x, -x]).chain([i32::MIN]).collect()
+}
+
+#[test]
+fn gates_of_kernels_equal_plain_at_all_edges_and_lengths() {
+    let pairs = edges().into_iter().flat_map(|g| edges().into_iter().map(move |u| (g, u)));
+    // Every magnitude near those whose exponential begins and ends.
+    let dense = (-400_000..400_000).step_by(7).map(|g| (g, 1 << 14));
+    let (gate, up): (Vec<i32>, Vec<i32>) = pairs.chain(dense).unzip();
+    for (activation, op) in
+        [(ACTIVATION_GELU_ERF, reference::gelu_erf as fn(i32) -> i32), (ACTIVATION_GELU_TANH, gelu_tanh), (ACTIVATION_SILU, silu)]
+    {
+        let plain: Vec<i32> = gate.iter().zip(&up).map(|(&g, &u)| gated(op(g), u)).collect();
+        for isa in Isa::available() {
+            let mut fast = gate.clone();
+            kernels::gate(isa, activation, &mut fast, &up);
+            assert_eq!(fast, plain, "{isa:?}, activation {activation}");
+            for len in 0..50 {
+                let mut fast = gate[..len].to_vec();
+                kernels::gate(isa, activation, &mut fast, &up[..len]);
+                assert_eq!(fast, plain[..len], "{isa:?}, activation {activation}, {len} elements");
+            }
+        }
+    }
+}
+
+#[test]
+fn rms_norms_of_kernels_equal_plain_at_all_edges_and_lengths() {
+    let mixed = edges().into_iter().cycle();
+    for len in 1..70 {
+        let gain: Vec<i32> = mixed.clone().skip(3).take(len).collect();
+        // Each edge alone, all over, and all of them; 0 all over is the zero vector.
+        let row = |at: usize, edge: i32| (0..len).map(move |element| if element == at { edge } else { 0 });
+        let alone = edges().into_iter().flat_map(|edge| row(len - 1, edge));
+        let all_over = edges().into_iter().flat_map(|edge| vec![edge; len]);
+        let rows: Vec<i32> = alone.chain(all_over).chain(mixed.clone().take(len)).collect();
+        for epsilon in [0, 1 << 20, bounds::EPSILON] {
+            let plain: Vec<i32> = rows.chunks_exact(len).flat_map(|row| rms_norm(row, epsilon, &gain)).collect();
+            for isa in Isa::available() {
+                let mut fast = rows.clone();
+                kernels::rms_norm(isa, &mut fast, epsilon, &gain);
+                assert_eq!(fast, plain, "{isa:?}, {len} elements, epsilon {epsilon}");
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 

@@ -29,6 +29,11 @@ fn activation() -> impl Strategy<Value = i32> {
     ]
 }
 
+/// Any int32, often near an end.
+fn any_element() -> impl Strategy<Value = i32> {
+    prop_oneof![any::<i32>(), activation(), (0..3i32).prop_map(|x| LIMIT - x), (0..3i32).prop_map(|x| i32::MIN + x), -2..2i32]
+}
+
 /// A vector of activations, sometimes of one value all over.
 fn activations(len: usize) -> impl Strategy<Value = Vec<i32>> {
     prop_oneof![4 => vec(activation(), len), 1 => activation().prop_map(move |x| vec![x; len])]
@@ -58,10 +63,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn operands_of_kernels_equal_plain(rows in activations(3 * 37)) {
+    fn operands_of_kernels_equal_plain((cols, rows) in (1..150usize, 1..20usize).prop_flat_map(|(cols, count)| (Just(cols), activations(cols * count)))) {
         for isa in Isa::available() {
-            let fast = kernels::to_operands(isa, &rows, 37);
-            for (at, row) in rows.chunks_exact(37).enumerate() {
+            let fast = kernels::to_operands(isa, &rows, cols);
+            for (at, row) in rows.chunks_exact(cols).enumerate() {
                 let plain = reference::to_operand(row);
                 prop_assert_eq!(fast.row(at), plain.elements);
                 prop_assert_eq!(fast.shift(at), plain.shift);
@@ -89,6 +94,16 @@ proptest! {
         for isa in Isa::available() {
             let mut fast = rows.clone();
             kernels::layer_norm(isa, &mut fast, epsilon, &norm);
+            prop_assert_eq!(&fast, &plain);
+        }
+    }
+
+    #[test]
+    fn adds_of_kernels_equal_plain((x, y) in (0..70usize).prop_flat_map(|len| (vec(any_element(), len), vec(any_element(), len)))) {
+        let plain = reference::residual(&x, &y);
+        for isa in Isa::available() {
+            let mut fast = x.clone();
+            kernels::add(isa, &mut fast, &y);
             prop_assert_eq!(&fast, &plain);
         }
     }

@@ -2,7 +2,6 @@
 
 use super::Rotary;
 use crate::{
-    arith::clamp32,
     format::VectorI32,
     header::Header,
     kernels::{self, AttentionScratch, Operands, Packed, Pool, Reach, Sequence},
@@ -90,10 +89,6 @@ impl Compute<'_> {
 
     /// Residual add, into `x`.
     pub(super) fn add(&self, x: &mut [i32], y: &[i32]) {
-        kernels::each_piece(self.pool, x, 1, |first, x| {
-            for (x, &y) in x.iter_mut().zip(&y[first..]) {
-                *x = clamp32(i64::from(*x).wrapping_add(i64::from(y)));
-            }
-        });
+        kernels::each_piece(self.pool, x, 1, |first, x| kernels::add(self.pool.isa(), x, &y[first..]));
     }
 }

@@ -15,8 +15,8 @@ use crate::{
 const LOG2_E: i64 = 96_817_625;
 /// Ids of eight sampling blocks, whose hashes are computed together.
 const IDS: usize = 8 * STATES;
-/// Ids of a part, at least.
-const PART: usize = 64 * IDS;
+/// Ids of a block, whose logits fit the first-level cache: its greatest logit says whether it is read again.
+const BLOCK: usize = 64 * IDS;
 
 /// A key and its id; of equal keys the lower id is better.
 type Best = (i64, u32);
@@ -24,7 +24,7 @@ type Best = (i64, u32);
 /// What choices need besides their logits; kept from step to step, so that a step allocates nothing.
 #[derive(Debug, Default)]
 pub struct ChoiceScratch {
-    /// `[row]`.
+    /// The greatest logits: `[row][block]`.
     maxima: Vec<i32>,
     /// `[row][part of ids]`.
     best: Vec<Best>,
@@ -43,21 +43,29 @@ pub fn choose<'s>(
 ) -> impl Iterator<Item = u32> + use<'s> {
     assert_eq!(logits.len(), vocabulary * draws.len(), "a row of {vocabulary} logits for each draw");
     let ChoiceScratch { maxima, best } = scratch;
-    let logits_of = |row: usize| &logits[row * vocabulary..(row + 1) * vocabulary];
-    map_into(pool, maxima, draws.len(), |row| greatest(pool.isa(), logits_of(row)));
-    // Few rows are cut into parts of ids, so that all threads have some.
-    let parts = (4 * pool.width()).div_ceil(draws.len().max(1)).min(vocabulary.div_ceil(PART)).max(1);
-    let size = vocabulary.div_ceil(parts).next_multiple_of(IDS);
+    let blocks = vocabulary.div_ceil(BLOCK);
+    let block_of = |row: usize, block: usize| &logits[row * vocabulary..][block * BLOCK..vocabulary.min((block + 1) * BLOCK)];
+    map_into(pool, maxima, draws.len() * blocks, |task| greatest(pool.isa(), block_of(task / blocks, task % blocks)));
+    // Few rows are cut into parts, so that all threads have some.
+    let parts = (4 * pool.width()).div_ceil(draws.len().max(1)).min(blocks).max(1);
+    let size = blocks.div_ceil(parts);
     map_into(pool, best, draws.len() * parts, |task| {
         let (row, first) = (task / parts, task % parts * size);
-        let part = &logits_of(row)[first.min(vocabulary)..vocabulary.min(first + size)];
-        // An id is below 2^24.
-        let first = u32::try_from(first).unwrap_or(u32::MAX);
-        if draws[row].temperature == 0 {
-            let at = part.iter().position(|&logit| logit == maxima[row]);
-            return at.map_or((i64::MIN, first), |at| (0, first + u32::try_from(at).unwrap_or(u32::MAX)));
+        let maxima = &maxima[row * blocks..][..blocks];
+        let max = maxima.iter().copied().max().unwrap_or(i32::MIN);
+        let greedy = draws[row].temperature == 0;
+        let least = if greedy { max } else { least_eligible(&draws[row], max) };
+        let mut best = (i64::MIN, 0);
+        for block in (first..blocks.min(first + size)).filter(|&block| maxima[block] >= least) {
+            let logits = block_of(row, block);
+            // An id is below 2^24.
+            let first = u32::try_from(block * BLOCK).unwrap_or(u32::MAX);
+            if greedy {
+                return (0, (first..).zip(logits).find(|(_, logit)| **logit == max).map_or(first, |(id, _)| id));
+            }
+            best = sample(pool.isa(), logits, first, &draws[row], least, best);
         }
-        sample(pool.isa(), part, first, &draws[row], maxima[row])
+        best
     });
     best.chunks_exact(parts).map(|parts| parts.iter().copied().reduce(better).map_or(0, |(_, id)| id))
 }
@@ -75,12 +83,10 @@ fn greatest_body(logits: &[i32]) -> i32 {
     logits.iter().fold(i32::MIN, |max, &logit| max.max(logit))
 }
 
-/// The best key of some logits, the first of them that of id `first`, a multiple of [`IDS`].
-fn sample(isa: Isa, logits: &[i32], first: u32, draw: &Draw<'_>, max: i32) -> Best {
-    let least = least_eligible(draw, max);
+/// The better of a key and the best of some logits not below `least`, the first of them that of id `first`, a multiple of [`IDS`].
+fn sample(isa: Isa, logits: &[i32], first: u32, draw: &Draw<'_>, least: i32, mut best: Best) -> Best {
     let temperature = i64::from(draw.temperature);
     let message = message(draw);
-    let mut best = (i64::MIN, first);
     for (at, logits) in (0u32..).zip(logits.chunks(IDS)) {
         if greatest(isa, logits) < least {
             continue;

@@ -1,8 +1,7 @@
 //! The forward pass by kernels: the same ops in the same order as [`reference::forward`](crate::reference::forward).
 
-use super::{AttentionScratch, Isa, KvCache, Operands, Packed, Pool, Reach, Sequence, attend, gelu_erf, layer_norm, linear_into};
+use super::{AttentionScratch, Isa, KvCache, Operands, Packed, Pool, Reach, Sequence, add, attend, gelu_erf, layer_norm, linear_into};
 use crate::{
-    arith::clamp32,
     encoder::{EncoderWeights, LayerWeights, Output},
     format::{Q8Matrix, TableI32},
     header::{Header, POOLING_FIRST},
@@ -65,14 +64,14 @@ impl Engine {
             attend(&pool, &attention, Reach::All, &sequences, &q, &mut mixed, &mut scratch);
             operands.fill(&pool, &mixed, heads * head_dim);
             linear_into(&pool, &mut [(&packed.output, &mut y)], &operands);
-            add(&mut x, &y);
+            add(self.isa, &mut x, &y);
             layer_norm(self.isa, &mut x, header.epsilon, &layer.attention_norm);
             operands.fill(&pool, &x, dim);
             linear_into(&pool, &mut [(&packed.up, &mut inner)], &operands);
             gelu_erf(self.isa, &mut inner);
             operands.fill(&pool, &inner, header.ffn as usize);
             linear_into(&pool, &mut [(&packed.down, &mut y)], &operands);
-            add(&mut x, &y);
+            add(self.isa, &mut x, &y);
             layer_norm(self.isa, &mut x, header.epsilon, &layer.ffn_norm);
         }
         let mut rest = &x[..];
@@ -114,10 +113,4 @@ fn embed(weights: &EncoderWeights, ids: &[u32]) -> Vec<i32> {
     let positions = ids.iter().zip(weights.positions.iter_rows());
     let rows = positions.filter_map(|(&id, position)| Some(reference::embed(weights.words.row(id as usize)?, position, token_type)));
     rows.flatten().collect()
-}
-
-fn add(x: &mut [i32], y: &[i32]) {
-    for (x, &y) in x.iter_mut().zip(y) {
-        *x = clamp32(i64::from(*x).wrapping_add(i64::from(y)));
-    }
 }

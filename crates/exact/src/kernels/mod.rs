@@ -7,6 +7,7 @@
 //! for weights ([`Pages`]), and pieces of a result that the threads of a pool write side by side; each block says why it is sound.
 
 mod activation;
+mod add;
 mod attention;
 mod cached;
 mod choice;
@@ -28,8 +29,11 @@ mod slots;
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod unroll;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 pub use activation::gelu_erf;
+pub use add::add;
 pub use attention::bidirectional;
 pub use cached::{AttentionScratch, KvCache, NewPositions, Reach, Sequence, attend};
 pub use choice::{ChoiceScratch, choose};

@@ -23,8 +23,8 @@ const TILES_FROM: usize = 8;
 ///
 /// Positions form panels, the width of a tile at most and of nearly equal width: 20 positions are two sevens and a six. Most kernels read rows of
 /// int16. Kernels with a dot product of bytes read digits, q + 32768 = 256 · high + low (or q - 128, for signed bytes):
-/// `[panel][high, low][quad of columns][position][column]`. In tiles of AMX, 64 columns lie together instead of four; what pads a row to a
-/// multiple of 64 is left as it was, since kernels multiply it by zeros.
+/// `[panel][high, low][quad of columns][position][column]`. In tiles of AMX, 64 columns lie together instead of four, and zeros pad a row to
+/// a multiple of 64.
 #[derive(Debug, Clone)]
 pub struct Operands {
     isa: Isa,
@@ -334,12 +334,13 @@ pub(super) fn shift_or_clamp(row: &[i32], shift: u32, out: &mut [i16]) {
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
-        __m128i, _mm_cvtsi32_si128, _mm_storeu_si128, _mm512_abs_epi32, _mm512_add_epi32, _mm512_and_si512, _mm512_cvtepi32_epi8,
-        _mm512_maskz_loadu_epi32, _mm512_max_epi32, _mm512_min_epi32, _mm512_or_si512, _mm512_reduce_or_epi32, _mm512_set1_epi32,
-        _mm512_setzero_si512, _mm512_sra_epi32, _mm512_srli_epi32,
+        __m128i, __m512i, _mm_cvtsi32_si128, _mm_storeu_si128, _mm512_abs_epi32, _mm512_add_epi32, _mm512_and_si512, _mm512_cvtepi32_epi8,
+        _mm512_max_epi16, _mm512_max_epi32, _mm512_min_epi32, _mm512_or_si512, _mm512_packs_epi32, _mm512_packus_epi16,
+        _mm512_permutexvar_epi32, _mm512_reduce_or_epi32, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_setr_epi32, _mm512_setzero_si512,
+        _mm512_sra_epi32, _mm512_srli_epi16, _mm512_srli_epi32, _mm512_storeu_si512, _mm512_xor_si512,
     };
 
-    use super::{QUAD, TILE, bit_length};
+    use super::{super::wide::load, QUAD, TILE, bit_length};
 
     /// As the plain one, for unsigned digits.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
@@ -370,19 +371,17 @@ mod avx512 {
     pub(super) fn fill_tiles(rows: &[i32], cols: usize, shifts: &mut [u32], digits: &mut [u8]) {
         let (width, half) = (shifts.len(), digits.len() / 2);
         let (highs, lows) = digits.split_at_mut(half);
+        let (highs, lows) = (highs.as_chunks_mut::<TILE>().0, lows.as_chunks_mut::<TILE>().0);
         for (position, (row, shift)) in rows.chunks_exact(cols).zip(shifts).enumerate() {
             *shift = shift_of(row);
             let step = Step::new(*shift);
-            for (at, columns) in row.chunks(TILE).enumerate() {
-                let first = (at * width + position) * TILE;
-                let slots = highs[first..][..TILE].chunks_exact_mut(16).zip(lows[first..][..TILE].chunks_exact_mut(16));
-                for (part, (highs, lows)) in columns.chunks(16).zip(slots) {
-                    let [high, low] = step.digits(part);
-                    // SAFETY: 16 bytes are writable at each; the stores need no alignment.
-                    unsafe {
-                        _mm_storeu_si128(highs.as_mut_ptr().cast(), high);
-                        _mm_storeu_si128(lows.as_mut_ptr().cast(), low);
-                    }
+            let slots = highs[position..].iter_mut().step_by(width).zip(lows[position..].iter_mut().step_by(width));
+            for (columns, (high, low)) in row.chunks(TILE).zip(slots) {
+                let digits = step.tile(columns);
+                // SAFETY: 64 bytes are writable at each; the stores need no alignment.
+                unsafe {
+                    _mm512_storeu_si512(high.as_mut_ptr().cast(), digits[0]);
+                    _mm512_storeu_si512(low.as_mut_ptr().cast(), digits[1]);
                 }
             }
         }
@@ -393,44 +392,59 @@ mod avx512 {
     fn shift_of(row: &[i32]) -> u32 {
         let mut bits = _mm512_setzero_si512();
         for part in row.chunks(16) {
-            // SAFETY: only the elements of the slice are read.
-            bits = _mm512_or_si512(bits, _mm512_abs_epi32(unsafe { _mm512_maskz_loadu_epi32(first(part.len()), part.as_ptr()) }));
+            bits = _mm512_or_si512(bits, _mm512_abs_epi32(load(part)));
         }
         bit_length(u64::from(_mm512_reduce_or_epi32(bits).cast_unsigned())).saturating_sub(15)
     }
 
-    /// `clamp16(rs(x, s))` of 16 elements at a time.
+    /// `rs(x, s)` of 16 elements at a time: `((x >> (s - 1)) + 1) >> 1` for s > 0, and x for s = 0.
     struct Step {
-        shift: __m128i,
         before: __m128i,
-        carry: i32,
+        half: __m512i,
+        last: __m128i,
     }
 
     impl Step {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
         #[inline]
         fn new(shift: u32) -> Self {
-            // s <= 16.
-            let shift = shift.cast_signed();
-            Self { shift: _mm_cvtsi32_si128(shift), before: _mm_cvtsi32_si128(shift.max(1) - 1), carry: shift.min(1) }
+            // s <= 17.
+            let last = shift.min(1).cast_signed();
+            Self { before: _mm_cvtsi32_si128(shift.cast_signed() - last), half: _mm512_set1_epi32(last), last: _mm_cvtsi32_si128(last) }
         }
 
         /// High and low digits of q + 32768 for up to 16 elements; those of 0 beyond.
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
         #[inline]
         fn digits(&self, part: &[i32]) -> [__m128i; 2] {
-            // SAFETY: only the elements of the slice are read.
-            let x = unsafe { _mm512_maskz_loadu_epi32(first(part.len()), part.as_ptr()) };
-            let carry = _mm512_and_si512(_mm512_sra_epi32(x, self.before), _mm512_set1_epi32(self.carry));
-            let rounded = _mm512_add_epi32(_mm512_sra_epi32(x, self.shift), carry);
+            let rounded = self.round(load(part));
             let q = _mm512_max_epi32(_mm512_min_epi32(rounded, _mm512_set1_epi32(0x7fff)), _mm512_set1_epi32(-0x7fff));
             let raised = _mm512_add_epi32(q, _mm512_set1_epi32(0x8000));
             [_mm512_cvtepi32_epi8(_mm512_srli_epi32::<8>(raised)), _mm512_cvtepi32_epi8(raised)]
         }
-    }
 
-    const fn first(lanes: usize) -> u16 {
-        u16::MAX >> (16 - lanes)
+        /// High and low digits of q + 32768 for up to 64 elements; those of 0 beyond.
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        #[inline]
+        fn tile(&self, columns: &[i32]) -> [__m512i; 2] {
+            let part = |at: usize| self.round(load(&columns[columns.len().min(16 * at)..columns.len().min(16 * at + 16)]));
+            let sixteen = |at: usize| {
+                let q = _mm512_max_epi16(_mm512_packs_epi32(part(at), part(at + 1)), _mm512_set1_epi16(-0x7fff));
+                _mm512_xor_si512(q, _mm512_set1_epi16(i16::MIN))
+            };
+            let raised = [sixteen(0), sixteen(2)];
+            // Packing goes by 128 bits: four columns of each of the four parts, and so on.
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let bytes = |[first, second]: [__m512i; 2]| _mm512_permutexvar_epi32(order, _mm512_packus_epi16(first, second));
+            let low = |x| _mm512_and_si512(x, _mm512_set1_epi16(255));
+            [bytes(raised.map(|x| _mm512_srli_epi16::<8>(x))), bytes(raised.map(low))]
+        }
+
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        #[inline]
+        fn round(&self, x: __m512i) -> __m512i {
+            _mm512_sra_epi32(_mm512_add_epi32(_mm512_sra_epi32(x, self.before), self.half), self.last)
+        }
     }
 }
 

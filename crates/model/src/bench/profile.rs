@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use quern_exact::{
-    arith::clamp32,
     decoder::{Decoder, Workspace},
     header::{Header, flag},
     kernels::{self, AttentionScratch, ChoiceScratch, KvCache, Operands, Packed, Pool, Reach, Sequence},
@@ -396,9 +395,5 @@ fn turn(pool: &Pool, header: &Header, rows: &mut [i32], heads: u32, gain: &[i32]
 }
 
 fn add(pool: &Pool, x: &mut [i32], y: &[i32]) {
-    kernels::each_piece(pool, x, 1, |first, x| {
-        for (x, &y) in x.iter_mut().zip(&y[first..]) {
-            *x = clamp32(i64::from(*x).wrapping_add(i64::from(y)));
-        }
-    });
+    kernels::each_piece(pool, x, 1, |first, x| kernels::add(pool.isa(), x, &y[first..]));
 }
