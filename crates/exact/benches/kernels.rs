@@ -83,6 +83,13 @@ fn rows(count: usize) -> Vec<i32> {
     (0..count).map(|_| i32::try_from(generator.within(-200_000, 200_000)).expect("in range")).collect()
 }
 
+/// As [`rows`], but so that scores lie within a few powers of two of each other, as a model's do.
+fn near_rows(count: usize) -> Vec<i32> {
+    let mut rows = rows(count);
+    rows.iter_mut().for_each(|x| *x /= 5);
+    rows
+}
+
 struct Bench<'a> {
     pool: &'a Pool,
     filter: String,
@@ -222,9 +229,9 @@ impl Bench<'_> {
             let head_dim = 64;
             let attention = Attention { heads, kv_heads, head_dim, score_scale: 3_025_570, value_shifts: &[0; 8][..kv_heads] };
             let mut cache = KvCache::new(kv_heads, head_dim, positions);
-            let kv = rows(positions * kv_heads * head_dim);
+            let kv = near_rows(positions * kv_heads * head_dim);
             cache.append(self.pool.isa(), &kv, &kv, attention.value_shifts);
-            let q = rows(queries * heads * head_dim);
+            let q = near_rows(queries * heads * head_dim);
             let mut out = vec![0; q.len()];
             let sequence = [Sequence { cache: &cache, rows: 0..queries, first: positions - queries }];
             let mut scratch = AttentionScratch::default();

@@ -8,20 +8,24 @@ use std::{
     arch::{
         asm,
         x86_64::{
-            __m512i, _mm_loadu_si128, _mm512_add_epi32, _mm512_add_epi64, _mm512_and_si512, _mm512_castsi512_si256,
-            _mm512_cmpeq_epi32_mask, _mm512_cmplt_epu32_mask, _mm512_cvtepi32_epi64, _mm512_cvtepu8_epi32, _mm512_extracti64x4_epi64,
-            _mm512_loadu_si512, _mm512_mask_blend_epi16, _mm512_mask_mov_epi32, _mm512_mask_shuffle_epi32, _mm512_maskz_mov_epi32,
-            _mm512_max_epi32, _mm512_min_epu32, _mm512_mul_epi32, _mm512_or_si512, _mm512_packus_epi16, _mm512_packus_epi32,
-            _mm512_reduce_add_epi64, _mm512_reduce_max_epi32, _mm512_ror_epi32, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_epi64,
-            _mm512_setr4_epi32, _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_slli_epi32, _mm512_slli_epi64, _mm512_srai_epi32,
-            _mm512_srav_epi64, _mm512_srli_epi16, _mm512_srli_epi32, _mm512_srli_epi64, _mm512_storeu_si512, _mm512_sub_epi32,
-            _mm512_sub_epi64, _mm512_test_epi32_mask, _mm512_xor_si512,
+            __m512i, _mm_loadu_si128, _mm512_add_epi32, _mm512_add_epi64, _mm512_and_si512, _mm512_cmpeq_epi32_mask,
+            _mm512_cmplt_epu32_mask, _mm512_cvtepu8_epi32, _mm512_loadu_si512, _mm512_mask_blend_epi16, _mm512_mask_mov_epi32,
+            _mm512_mask_shuffle_epi32, _mm512_maskz_mov_epi32, _mm512_max_epi32, _mm512_min_epu32, _mm512_mul_epi32, _mm512_or_si512,
+            _mm512_packus_epi16, _mm512_packus_epi32, _mm512_reduce_add_epi64, _mm512_reduce_max_epi32, _mm512_ror_epi32,
+            _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_epi64, _mm512_setr4_epi32, _mm512_setzero_si512, _mm512_shuffle_epi8,
+            _mm512_slli_epi32, _mm512_slli_epi64, _mm512_srai_epi32, _mm512_srav_epi64, _mm512_srli_epi16, _mm512_srli_epi32,
+            _mm512_srli_epi64, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_sub_epi64, _mm512_test_epi32_mask, _mm512_xor_si512,
         },
     },
     ops::Range,
 };
 
-use super::{LANES, Pairs, Sequence, avx512, mean::Mean, tile::Tile};
+use super::{
+    LANES, Pairs, Sequence,
+    avx512::{self, widen},
+    mean::Mean,
+    tile::Tile,
+};
 use crate::{
     bounds,
     kernels::{
@@ -34,7 +38,7 @@ use crate::{
 };
 
 /// Fewer queries are quicker by the other kernels.
-pub(super) const FEWEST: usize = 4;
+pub(super) const FEWEST: usize = 7;
 /// Positions of a step of the mean: the bytes of a tile's row.
 const CHUNK: usize = TILE_BYTES;
 /// Blocks of positions in a chunk.
@@ -64,11 +68,11 @@ impl Bytes {
 /// A tile of high bytes and one of low bytes.
 type Split = [Bytes; 2];
 
-/// A tile's queries at a chunk of positions: scores in order; then the weights' bytes, each plane of them with the positions in the order in
-/// which `vpackus` leaves them: bits 16 to 23 (all ones for 2^24), 8 to 15, 0 to 7, and whether the weight is 2^24, which is 2^16 more than its bytes.
+/// A tile's queries at a chunk of positions: scores, `[block][query]`; then the weights' bytes in four planes, `[query]` of 64 positions in the
+/// order in which `vpackus` leaves them: bits 16 to 23 (255 for 2^24), 8 to 15, 0 to 7, and whether the weight is 2^24, 2^16 more than its bytes.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
-struct Chunk([[[i32; LANES]; CHUNK_BLOCKS]; TILE_ROWS]);
+struct Chunk([[[i32; LANES]; TILE_ROWS]; CHUNK_BLOCKS]);
 
 /// Sums of products, by query and lane. Scores: high · high, both mixed ones, low · low. Mean: the weights 2^24, 2^16, 2^8 and 1.
 #[repr(C, align(64))]
@@ -100,7 +104,7 @@ impl WideScratch {
         let most = (MOST_TILES * chunks).min(SHARED_CHUNKS.max(chunks));
         self.queries.resize(MOST_TILES * MOST_STEPS, [Bytes::ZERO; 2]);
         self.values.resize(RUN_CHUNKS, [Bytes::ZERO; 2]);
-        self.chunks.resize(self.chunks.len().max(most), Chunk([[[0; LANES]; CHUNK_BLOCKS]; TILE_ROWS]));
+        self.chunks.resize(self.chunks.len().max(most), Chunk([[[0; LANES]; TILE_ROWS]; CHUNK_BLOCKS]));
         self.kinds.resize(self.chunks.len(), 0);
     }
 }
@@ -137,14 +141,6 @@ struct Keys {
     shifts: [__m512i; 2],
 }
 
-/// What is kept for each query of a group while its positions pass.
-struct Kept {
-    /// The greatest score by lane.
-    maxima: [[i32; LANES]; MOST],
-    /// The sum of weights by lane.
-    totals: [[i64; LANES / 2]; MOST],
-}
-
 /// Attention of a group of up to [`group`] queries. False, and nothing written, if a score needs more than 31 bits.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn attend(amx: Amx, group: &Tile<'_>, q: &[i32], out: &Slots<'_, i32>, scratch: &mut WideScratch) -> bool {
@@ -176,21 +172,28 @@ pub(super) fn attend(amx: Amx, group: &Tile<'_>, q: &[i32], out: &Slots<'_, i32>
 
     let mut shapes = Tiles::new(amx);
     shapes.shape(TILE_ROWS);
-    let mut kept = Kept { maxima: [[UNREAD; LANES]; MOST], totals: [[0; LANES / 2]; MOST] };
-    if !scores(&shapes, group, tiles, start..end, (queries, chunks), &mut kept.maxima) {
+    let mut maxima = [[UNREAD; LANES]; MOST];
+    if !scores(&shapes, group, tiles, start..end, (queries, chunks), &mut maxima) {
         return false;
     }
+    let mut greatest = [0; MOST];
+    for (greatest, maxima) in greatest.iter_mut().zip(&maxima[..count]) {
+        *greatest = _mm512_reduce_max_epi32(load(maxima));
+    }
+    // By lane.
+    let mut totals = [[0; LANES / 2]; MOST];
     for (tile, rows) in tiles.iter().enumerate() {
         for chunk in live(rows) {
             let at = tile * chunk_count + chunk;
-            kinds[at] = weigh(&mut chunks[at], rows.count, tile * TILE_ROWS, &mut kept);
+            let queries = tile * TILE_ROWS..tile * TILE_ROWS + rows.count;
+            kinds[at] = weigh(&mut chunks[at], &greatest[queries.clone()], &mut totals[queries]);
         }
     }
 
     let shift = group.attention.value_shifts[group.kv_head].unsigned_abs();
     let means: [_; MOST] = std::array::from_fn(|query| {
         // A query past the last has read nothing.
-        Mean::new(_mm512_reduce_add_epi64(load_lanes(&kept.totals[query])).max(1), shift)
+        Mean::new(_mm512_reduce_add_epi64(load_lanes(&totals[query])).max(1), shift)
     });
     for (block, lines) in cache.head_values(group.kv_head).chunks_exact(cache.value_stride()).enumerate() {
         let mut sums = [[0i64; LANES]; MOST];
@@ -283,7 +286,8 @@ fn scores(
             // SAFETY: 16 bytes are readable; the load needs no alignment.
             let of_keys = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(of_keys.as_ptr().cast()) });
             let even = _mm512_and_si512(of_keys, _mm512_set1_epi64(0xffff_ffff));
-            shifts = [even, _mm512_srli_epi64::<32>(of_keys)].map(|shifts| _mm512_sub_epi64(_mm512_set1_epi64(35), shifts));
+            let most = _mm512_set1_epi64(35);
+            shifts = [_mm512_sub_epi64(most, even), _mm512_sub_epi64(most, _mm512_srli_epi64::<32>(of_keys))];
         }
         for (tile, rows) in tiles.iter().enumerate() {
             let some = rows.some();
@@ -301,9 +305,7 @@ fn scores(
                     );
                 }
             } else {
-                for row in &mut chunks[tile * chunk_count + block / CHUNK_BLOCKS].0[..rows.count] {
-                    row[block % CHUNK_BLOCKS] = [UNREAD; LANES];
-                }
+                chunks[tile * chunk_count + block / CHUNK_BLOCKS].0[block % CHUNK_BLOCKS] = [[UNREAD; LANES]; TILE_ROWS];
             }
         }
     }
@@ -398,7 +400,7 @@ fn scale_block(
         }
         let max = _mm512_max_epi32(load(&maxima[row]), score);
         store(&mut maxima[row], max);
-        store(&mut chunk.0[row][block], score);
+        store(&mut chunk.0[block][row], score);
     }
     beyond
 }
@@ -410,36 +412,41 @@ fn lanes(count: usize) -> u16 {
 
 /// Weights from scores, in place, and their sums. Returns the chunk's kind.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn weigh(chunk: &mut Chunk, count: usize, first: usize, kept: &mut Kept) -> u8 {
+fn weigh(Chunk([first, second, third, fourth]): &mut Chunk, maxima: &[i32], totals: &mut [[i64; LANES / 2]]) -> u8 {
     // From here on a weight is 0.
     let far = _mm512_set1_epi32(26 << 16);
     let byte = _mm512_set1_epi16(255);
     let mut kind = 0;
-    for (row, (maxima, totals)) in chunk.0[..count].iter_mut().zip(kept.maxima[first..].iter().zip(&mut kept.totals[first..])) {
-        let max = _mm512_set1_epi32(_mm512_reduce_max_epi32(load(maxima)));
+    let rows = first.iter_mut().zip(second).zip(third.iter_mut().zip(fourth));
+    for (((first, second), (third, fourth)), (&max, totals)) in rows.zip(maxima.iter().zip(totals)) {
         // Below 2^31 + 2^30 as unsigned numbers, for |maximum| <= 2^30.
-        let z: [_; CHUNK_BLOCKS] = std::array::from_fn(|at| _mm512_min_epu32(_mm512_sub_epi32(max, load(&row[at])), far));
+        let max = _mm512_set1_epi32(max);
+        let below = |scores: &[i32; LANES]| _mm512_min_epu32(_mm512_sub_epi32(max, load(scores)), far);
+        let z = [below(first), below(second), below(third), below(fourth)];
         let least = _mm512_min_epu32(_mm512_min_epu32(z[0], z[1]), _mm512_min_epu32(z[2], z[3]));
         if _mm512_cmplt_epu32_mask(least, far) == 0 {
-            *row = [[0; LANES]; CHUNK_BLOCKS];
+            let zero = _mm512_setzero_si512();
+            store(first, zero);
+            store(second, zero);
+            store(third, zero);
+            store(fourth, zero);
             continue;
         }
-        kind |= LIVE;
-        if _mm512_cmpeq_epi32_mask(least, _mm512_setzero_si512()) != 0 {
-            kind |= WHOLE;
-        }
-        let e = z.map(|z| avx512::exp2_negative(z));
+        kind |= if _mm512_cmpeq_epi32_mask(least, _mm512_setzero_si512()) == 0 { LIVE } else { LIVE | WHOLE };
+        let e = [avx512::exp2_negative(z[0]), avx512::exp2_negative(z[1]), avx512::exp2_negative(z[2]), avx512::exp2_negative(z[3])];
         // Four weights a lane: at most 2^26.
         let sum = _mm512_add_epi32(_mm512_add_epi32(e[0], e[1]), _mm512_add_epi32(e[2], e[3]));
         let sum = _mm512_add_epi64(_mm512_and_si512(sum, _mm512_set1_epi64(0xffff_ffff)), _mm512_srli_epi64::<32>(sum));
         store_lanes(totals, _mm512_add_epi64(load_lanes(totals), sum));
-        let [upper, lower] = [e.map(|e| _mm512_srli_epi32::<16>(e)), e.map(|e| _mm512_and_si512(e, _mm512_set1_epi32(0xffff)))]
-            .map(|words| [_mm512_packus_epi32(words[0], words[1]), _mm512_packus_epi32(words[2], words[3])]);
+        let upper = |a, b| _mm512_packus_epi32(_mm512_srli_epi32::<16>(a), _mm512_srli_epi32::<16>(b));
+        let low = _mm512_set1_epi32(0xffff);
+        let lower = |a, b| _mm512_packus_epi32(_mm512_and_si512(a, low), _mm512_and_si512(b, low));
+        let [upper, next_upper, lower, next_lower] = [upper(e[0], e[1]), upper(e[2], e[3]), lower(e[0], e[1]), lower(e[2], e[3])];
         // 256 becomes 255.
-        store(&mut row[0], _mm512_packus_epi16(upper[0], upper[1]));
-        store(&mut row[1], _mm512_packus_epi16(_mm512_srli_epi16::<8>(lower[0]), _mm512_srli_epi16::<8>(lower[1])));
-        store(&mut row[2], _mm512_packus_epi16(_mm512_and_si512(lower[0], byte), _mm512_and_si512(lower[1], byte)));
-        store(&mut row[3], _mm512_packus_epi16(_mm512_srli_epi16::<8>(upper[0]), _mm512_srli_epi16::<8>(upper[1])));
+        store(first, _mm512_packus_epi16(upper, next_upper));
+        store(second, _mm512_packus_epi16(_mm512_srli_epi16::<8>(lower), _mm512_srli_epi16::<8>(next_lower)));
+        store(third, _mm512_packus_epi16(_mm512_and_si512(lower, byte), _mm512_and_si512(next_lower, byte)));
+        store(fourth, _mm512_packus_epi16(_mm512_srli_epi16::<8>(upper), _mm512_srli_epi16::<8>(next_upper)));
     }
     kind
 }
@@ -450,7 +457,7 @@ fn mix(_: &Tiles, weights: &[Chunk], kinds: &[u8], values: &[Split], sums: &mut 
     let mut products = Sums::<4>([[[0; LANES]; TILE_ROWS]; 4]);
     assert!(weights.len() == kinds.len() && weights.len() == values.len(), "as many chunks of weights as of values");
     assert!((1..=RUN_CHUNKS).contains(&weights.len()), "a run of chunks");
-    // SAFETY: for each chunk its kind, four tiles of weights whose rows are 256 bytes apart, and two tiles of values are readable; what is written
+    // SAFETY: for each chunk its kind, four tiles of weights and two of values are readable; what is written
     // are four tiles, as `products` has them. The tiles have been given shapes of 16 rows, so the machine has the instructions.
     unsafe {
         asm!(
@@ -462,20 +469,20 @@ fn mix(_: &Tiles, weights: &[Chunk], kinds: &[u8], values: &[Split], sums: &mut 
             "movzx {kind:e}, byte ptr [{kinds}]",
             "test {kind:e}, {kind:e}",
             "jz 4f",
-            "tileloadd tmm4, [{weights} + {row}]",
+            "tileloadd tmm4, [{weights} + {line}]",
             "tileloadd tmm6, [{values} + {line}]",
             "tdpbusd tmm0, tmm4, tmm6",
             "tileloadd tmm7, [{values} + {line} + 1024]",
             "tdpbuud tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{weights} + {row} + 64]",
+            "tileloadd tmm5, [{weights} + {line} + 1024]",
             "tdpbuud tmm2, tmm5, tmm7",
-            "tileloadd tmm4, [{weights} + {row} + 128]",
+            "tileloadd tmm4, [{weights} + {line} + 2048]",
             "tdpbuud tmm3, tmm4, tmm7",
             "tdpbusd tmm1, tmm5, tmm6",
             "tdpbusd tmm2, tmm4, tmm6",
             "test {kind:e}, 2",
             "jz 4f",
-            "tileloadd tmm5, [{weights} + {row} + 192]",
+            "tileloadd tmm5, [{weights} + {line} + 3072]",
             "tdpbusd tmm0, tmm5, tmm6",
             "tdpbuud tmm1, tmm5, tmm7",
             "4:",
@@ -493,22 +500,19 @@ fn mix(_: &Tiles, weights: &[Chunk], kinds: &[u8], values: &[Split], sums: &mut 
             weights = inout(reg) weights.as_ptr() => _,
             values = inout(reg) values.as_ptr() => _,
             chunks = inout(reg) weights.len() => _,
-            row = in(reg) size_of::<[[i32; LANES]; CHUNK_BLOCKS]>(),
             line = in(reg) TILE_BYTES,
             out = in(reg) &raw mut products,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         );
     }
+    let [first, second, third, fourth] = &products.0;
     for (row, sums) in sums.iter_mut().enumerate() {
-        let [first, second] = sums.as_chunks_mut::<8>().0 else { unreachable!("16 lanes") };
-        let parts = products.0.each_ref().map(|product| {
-            let lanes = load(&product[row]);
-            [_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64::<1>(lanes)].map(|half| _mm512_cvtepi32_epi64(half))
-        });
-        for (half, sums) in [first, second].into_iter().enumerate() {
-            let upper = _mm512_add_epi64(_mm512_slli_epi64::<24>(parts[0][half]), _mm512_slli_epi64::<16>(parts[1][half]));
-            let lower = _mm512_add_epi64(_mm512_slli_epi64::<8>(parts[2][half]), parts[3][half]);
+        let [first, second, third, fourth] =
+            [widen(load(&first[row])), widen(load(&second[row])), widen(load(&third[row])), widen(load(&fourth[row]))];
+        for (half, sums) in sums.as_chunks_mut::<{ LANES / 2 }>().0.iter_mut().enumerate() {
+            let upper = _mm512_add_epi64(_mm512_slli_epi64::<24>(first[half]), _mm512_slli_epi64::<16>(second[half]));
+            let lower = _mm512_add_epi64(_mm512_slli_epi64::<8>(third[half]), fourth[half]);
             store_lanes(sums, _mm512_add_epi64(load_lanes(sums), _mm512_add_epi64(upper, lower)));
         }
     }

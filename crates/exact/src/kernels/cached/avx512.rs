@@ -192,8 +192,12 @@ pub(super) fn exp2_negative(z: __m512i) -> __m512i {
     let byte = _mm512_set1_epi32(255);
     let index = _mm512_and_si512(_mm512_srli_epi32::<8>(z), byte);
     // SAFETY: the table has 256 entries, and an index is at most 255.
-    let [first, second] = [_mm512_castsi512_si256(index), _mm512_extracti64x4_epi64::<1>(index)]
-        .map(|index| unsafe { _mm512_i32gather_epi64::<8>(index, EXP2_STEPS.as_ptr().cast()) });
+    let (first, second) = unsafe {
+        (
+            _mm512_i32gather_epi64::<8>(_mm512_castsi512_si256(index), EXP2_STEPS.as_ptr().cast()),
+            _mm512_i32gather_epi64::<8>(_mm512_extracti64x4_epi64::<1>(index), EXP2_STEPS.as_ptr().cast()),
+        )
+    };
     let lower = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     let upper = _mm512_add_epi32(lower, _mm512_set1_epi32(1));
     let high = _mm512_permutex2var_epi32(first, lower, second);
@@ -240,7 +244,7 @@ const fn first_lanes(count: usize) -> u32 {
 /// 16 int32 as int64: the first eight, and the others.
 #[target_feature(enable = "avx512f,avx512dq")]
 #[inline]
-fn widen(lanes: __m512i) -> [__m512i; 2] {
+pub(super) fn widen(lanes: __m512i) -> [__m512i; 2] {
     [_mm512_cvtepi32_epi64(_mm512_castsi512_si256(lanes)), _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64::<1>(lanes))]
 }
 
