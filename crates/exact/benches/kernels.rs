@@ -84,6 +84,13 @@ fn rows(count: usize) -> Vec<i32> {
     (0..count).map(|_| i32::try_from(generator.within(-200_000, 200_000)).expect("in range")).collect()
 }
 
+/// As [`rows`], but so that scores lie within a few powers of two of each other, as a model's do.
+fn near_rows(count: usize) -> Vec<i32> {
+    let mut rows = rows(count);
+    rows.iter_mut().for_each(|x| *x /= 5);
+    rows
+}
+
 struct Bench<'a> {
     pool: &'a Pool,
     filter: String,
@@ -247,19 +254,32 @@ impl Bench<'_> {
         }
     }
 
-    /// One layer: `queries` at the end of a context of `positions`, 32 heads over 8 of 64 dims.
+    /// One layer: `queries` at the end of a context of `positions`, heads of 64 dims.
     fn attention(&self) {
-        for (queries, positions) in [(64, 512), (1, 512), (1, 8192), (8, 4096)] {
-            let what = format!("attention of {queries} at {positions}");
+        let shapes = [
+            (64, 512, 32, 8),
+            (1, 512, 32, 8),
+            (1, 8192, 32, 8),
+            (8, 4096, 32, 8),
+            (256, 512, 9, 3),
+            (64, 256, 9, 3),
+            (1, 512, 9, 3),
+            (256, 512, 32, 8),
+            (256, 512, 14, 2),
+            (1, 4096, 14, 2),
+            (256, 8192, 32, 8),
+        ];
+        for (queries, positions, heads, kv_heads) in shapes {
+            let what = format!("attention of {queries} at {positions}, {heads}/{kv_heads} heads");
             if !self.wants(&what) {
                 continue;
             }
-            let (heads, kv_heads, head_dim) = (32, 8, 64);
-            let attention = Attention { heads, kv_heads, head_dim, score_scale: 3_025_570, value_shifts: &[0; 8] };
+            let head_dim = 64;
+            let attention = Attention { heads, kv_heads, head_dim, score_scale: 3_025_570, value_shifts: &[0; 8][..kv_heads] };
             let mut cache = KvCache::new(kv_heads, head_dim, positions);
-            let kv = rows(positions * kv_heads * head_dim);
+            let kv = near_rows(positions * kv_heads * head_dim);
             cache.append(self.pool.isa(), &kv, &kv, attention.value_shifts);
-            let q = rows(queries * heads * head_dim);
+            let q = near_rows(queries * heads * head_dim);
             let mut out = vec![0; q.len()];
             let sequence = [Sequence { cache: &cache, rows: 0..queries, first: positions - queries }];
             let mut scratch = AttentionScratch::default();

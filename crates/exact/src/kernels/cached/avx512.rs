@@ -5,18 +5,19 @@
 use std::{
     arch::x86_64::{
         __m512i, _mm_loadl_epi64, _mm256_storeu_si256, _mm512_add_epi32, _mm512_add_epi64, _mm512_and_si512, _mm512_castsi256_si512,
-        _mm512_castsi512_si256, _mm512_cvtepi32_epi16, _mm512_cvtepi32_epi64, _mm512_cvtepi64_epi32, _mm512_cvtepu8_epi64,
-        _mm512_dpwssd_epi32, _mm512_extracti64x4_epi64, _mm512_i32gather_epi64, _mm512_inserti64x4, _mm512_loadu_si512,
-        _mm512_mask_max_epi64, _mm512_mask_storeu_epi64, _mm512_maskz_loadu_epi64, _mm512_maskz_mov_epi32, _mm512_min_epi64,
-        _mm512_mullo_epi32, _mm512_mullo_epi64, _mm512_permutex2var_epi32, _mm512_reduce_add_epi64, _mm512_reduce_max_epi64,
-        _mm512_set1_epi32, _mm512_set1_epi64, _mm512_setr_epi32, _mm512_setzero_si512, _mm512_slli_epi64, _mm512_sllv_epi32,
+        _mm512_castsi512_si256, _mm512_cmpge_epi64_mask, _mm512_cmplt_epi64_mask, _mm512_cvtepi32_epi16, _mm512_cvtepi32_epi64,
+        _mm512_cvtepi64_epi32, _mm512_cvtepu8_epi64, _mm512_dpwssd_epi32, _mm512_extracti64x4_epi64, _mm512_i32gather_epi64,
+        _mm512_inserti64x4, _mm512_loadu_si512, _mm512_mask_add_epi64, _mm512_mask_cvtepi64_storeu_epi32, _mm512_mask_max_epi64,
+        _mm512_mask_storeu_epi64, _mm512_mask_sub_epi64, _mm512_maskz_loadu_epi64, _mm512_maskz_mov_epi32, _mm512_min_epi64,
+        _mm512_mul_epi32, _mm512_mul_epu32, _mm512_mullo_epi32, _mm512_mullo_epi64, _mm512_permutex2var_epi32, _mm512_reduce_add_epi64,
+        _mm512_reduce_max_epi64, _mm512_set1_epi32, _mm512_set1_epi64, _mm512_setr_epi32, _mm512_setzero_si512, _mm512_slli_epi64,
         _mm512_sllv_epi64, _mm512_srav_epi64, _mm512_srli_epi32, _mm512_srli_epi64, _mm512_srlv_epi32, _mm512_storeu_si512,
         _mm512_sub_epi32, _mm512_sub_epi64,
     },
     ops::Range,
 };
 
-use super::{LANES, Pairs, RUN, Weights};
+use super::{LANES, Pairs, RUN, Weights, mean::Mean};
 use crate::{kernels::unroll::unroll, tables::EXP2};
 
 /// Dot products of `count` queries with every key: `[query][position]`.
@@ -184,23 +185,56 @@ pub(super) fn weigh(scores: &[i64], live: &Range<usize>, max: i64, weights: &mut
     _mm512_reduce_add_epi64(_mm512_add_epi64(first, second))
 }
 
-/// 2^-z in Q24 for 0 <= z <= 26 · 2^16 in Q16; anything for others. The shift reaches 32 at the end, which leaves 0, as it must be.
+/// 2^-z in Q24 for 0 <= z <= 26 · 2^16 in Q16; anything for others.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 #[inline]
-fn exp2_negative(z: __m512i) -> __m512i {
+pub(super) fn exp2_negative(z: __m512i) -> __m512i {
     let byte = _mm512_set1_epi32(255);
     let index = _mm512_and_si512(_mm512_srli_epi32::<8>(z), byte);
     // SAFETY: the table has 256 entries, and an index is at most 255.
-    let [first, second] = [_mm512_castsi512_si256(index), _mm512_extracti64x4_epi64::<1>(index)]
-        .map(|index| unsafe { _mm512_i32gather_epi64::<8>(index, EXP2_STEPS.as_ptr().cast()) });
+    let (first, second) = unsafe {
+        (
+            _mm512_i32gather_epi64::<8>(_mm512_castsi512_si256(index), EXP2_STEPS.as_ptr().cast()),
+            _mm512_i32gather_epi64::<8>(_mm512_extracti64x4_epi64::<1>(index), EXP2_STEPS.as_ptr().cast()),
+        )
+    };
     let lower = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     let upper = _mm512_add_epi32(lower, _mm512_set1_epi32(1));
     let high = _mm512_permutex2var_epi32(first, lower, second);
     let step = _mm512_mullo_epi32(_mm512_permutex2var_epi32(first, upper, second), _mm512_and_si512(z, byte));
     let value = _mm512_sub_epi32(high, _mm512_srli_epi32::<8>(_mm512_add_epi32(step, _mm512_set1_epi32(128))));
-    let shift = _mm512_add_epi32(_mm512_srli_epi32::<16>(z), _mm512_set1_epi32(6));
-    let half = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_sub_epi32(shift, _mm512_set1_epi32(1)));
-    _mm512_srlv_epi32(_mm512_add_epi32(value, half), shift)
+    // rs(x, n) = ((x >> (n - 1)) + 1) >> 1, 5 <= n - 1 <= 31.
+    let twice = _mm512_srlv_epi32(value, _mm512_add_epi32(_mm512_srli_epi32::<16>(z), _mm512_set1_epi32(5)));
+    _mm512_srli_epi32::<1>(_mm512_add_epi32(twice, _mm512_set1_epi32(1)))
+}
+
+/// Means of some dims, for |sum| <= 32767 · total, shift <= 15 and bits + shift <= 48.
+///
+/// |numerator| < 2 · total · 2^(15 + shift) then fits 64 bits. The reciprocal becomes r <= 2^(30 + bits) / 2 · total of 31 bits, which lacks less
+/// than 2^max(0, bits - 33); numerator · r / 2^(30 + bits) so lacks less than one, and the quotient ends at most one from its place.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn means(sums: &[i64], mean: &Mean, out: &mut [i32]) {
+    let bits = mean.bits();
+    let reciprocal = if bits > 33 { mean.reciprocal << (bits - 33) } else { mean.reciprocal >> (33 - bits) };
+    let parts = [mean.total, i64::from(mean.shift + 1), i64::from(bits - 2), reciprocal];
+    let [total, shift, bits, reciprocal] = parts.map(|part| _mm512_set1_epi64(part));
+    let divisor = _mm512_add_epi64(total, total);
+    let (zero, one) = (_mm512_setzero_si512(), _mm512_set1_epi64(1));
+    for (sums, out) in sums.chunks(8).zip(out.chunks_mut(8)) {
+        let live = u8::MAX >> (8 - sums.len().min(out.len()));
+        // SAFETY: only the sums of the slice are read.
+        let sums = unsafe { _mm512_maskz_loadu_epi64(live, sums.as_ptr()) };
+        let numerator = _mm512_add_epi64(_mm512_sllv_epi64(sums, shift), total);
+        // floor(numerator · reciprocal / 2^32): below 2^62.
+        let upper = _mm512_mul_epi32(_mm512_srli_epi64::<32>(numerator), reciprocal);
+        let lower = _mm512_srli_epi64::<32>(_mm512_mul_epu32(numerator, reciprocal));
+        let near = _mm512_srav_epi64(_mm512_add_epi64(upper, lower), bits);
+        let rest = _mm512_sub_epi64(numerator, _mm512_mullo_epi64(near, divisor));
+        let near = _mm512_mask_add_epi64(near, _mm512_cmpge_epi64_mask(rest, divisor), near, one);
+        let near = _mm512_mask_sub_epi64(near, _mm512_cmplt_epi64_mask(rest, zero), near, one);
+        // SAFETY: only the results of the slice are written; a mean is at most 2^30.
+        unsafe { _mm512_mask_cvtepi64_storeu_epi32(out.as_mut_ptr().cast(), live, near) };
+    }
 }
 
 const fn first_lanes(count: usize) -> u32 {
@@ -210,7 +244,7 @@ const fn first_lanes(count: usize) -> u32 {
 /// 16 int32 as int64: the first eight, and the others.
 #[target_feature(enable = "avx512f,avx512dq")]
 #[inline]
-fn widen(lanes: __m512i) -> [__m512i; 2] {
+pub(super) fn widen(lanes: __m512i) -> [__m512i; 2] {
     [_mm512_cvtepi32_epi64(_mm512_castsi512_si256(lanes)), _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64::<1>(lanes))]
 }
 

@@ -2,10 +2,13 @@
 //! [`Attention`](crate::reference::Attention) over each query's own range of positions, whose widths hold here.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod cache;
+mod mean;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
@@ -107,7 +110,7 @@ pub fn attend(
         for named in &mut named[rows.clone()] {
             assert!(!std::mem::replace(named, true), "a row belongs to one sequence");
         }
-        tiles.iter_mut().for_each(|tile| tile.make_room(cache));
+        tiles.iter_mut().for_each(|tile| tile.make_room(pool.isa(), cache, rows.len() * per_kv_head));
         // Enough parts that the last one does not hold up the rest, and no more than tiles.
         let count = (rows.len() * per_kv_head).div_ceil(TILE);
         let parts = count.min((4 * pool.width()).div_ceil(kv_heads)).max(1);
@@ -124,10 +127,8 @@ pub fn attend(
         let end = queries.end.min(sequence.rows.len() * per_kv_head);
         // No more tasks run at a time than there are threads.
         let mut scratch = free().pop().unwrap_or_default();
-        for first in (queries.start..end).step_by(TILE) {
-            let tile = Tile { isa: pool.isa(), attention, reach, sequence, kv_head, queries: first..end.min(first + TILE) };
-            tile.run(q, &slots, &mut scratch);
-        }
+        let tile = Tile { isa: pool.isa(), attention, reach, sequence, kv_head, queries: queries.start..end };
+        tile.run(q, &slots, &mut scratch);
         free().push(scratch);
     });
 }

@@ -8,11 +8,10 @@ use std::ops::Range;
 
 #[cfg(target_arch = "aarch64")]
 use super::neon;
-use super::{KvCache, LANES, Pairs, RUN, Reach, Sequence, TILE, Weights, portable};
+use super::{KvCache, LANES, Pairs, RUN, Reach, Sequence, TILE, Weights, mean::Mean, portable};
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
+use super::{amx, avx2, avx512};
 use crate::{
-    arith::{clamp32, rdiv},
     bounds,
     kernels::{Isa, isa::multiversion, operand::quantise, slots::Slots},
     reference::Attention,
@@ -30,11 +29,13 @@ pub(super) struct TileScratch {
     weights: Vec<Weights>,
     /// Sums of weight times value: `[query][dim]`, whole blocks of dims.
     sums: Vec<i64>,
+    #[cfg(target_arch = "x86_64")]
+    wide: amx::WideScratch,
 }
 
 impl TileScratch {
-    /// Room for any tile that reads this cache, however full it gets.
-    pub(super) fn make_room(&mut self, cache: &KvCache) {
+    /// Room for any tile of up to so many queries that reads this cache, however full it gets.
+    pub(super) fn make_room(&mut self, isa: Isa, cache: &KvCache, queries: usize) {
         fn room<T>(vec: &mut Vec<T>, len: usize) {
             vec.reserve(len.saturating_sub(vec.len()));
         }
@@ -42,10 +43,14 @@ impl TileScratch {
         room(&mut self.scores, TILE * cache.capacity());
         room(&mut self.weights, TILE);
         room(&mut self.sums, TILE * cache.dim_blocks() * LANES);
+        #[cfg(target_arch = "x86_64")]
+        if matches!(isa, Isa::Amx(_)) && queries >= amx::FEWEST {
+            self.wide.make_room(cache.capacity());
+        }
     }
 }
 
-/// Up to [`TILE`] queries of one kv head. Query i of a sequence and kv head is row i / g, head i mod g of the kv head's g query heads.
+/// Some queries of one kv head, at least one. Query i of a sequence and kv head is row i / g, head i mod g of the kv head's g query heads.
 pub(super) struct Tile<'a> {
     pub(super) isa: Isa,
     pub(super) attention: &'a Attention<'a>,
@@ -57,7 +62,7 @@ pub(super) struct Tile<'a> {
 
 impl Tile<'_> {
     /// Where the elements of a query start in the query matrix.
-    fn offset(&self, query: usize) -> usize {
+    pub(super) fn offset(&self, query: usize) -> usize {
         let Attention { heads, kv_heads, head_dim, .. } = *self.attention;
         let per_kv_head = heads / kv_heads;
         let row = self.sequence.rows.start + query / per_kv_head;
@@ -65,7 +70,7 @@ impl Tile<'_> {
     }
 
     /// The positions that a query reads.
-    fn range(&self, query: usize) -> Range<usize> {
+    pub(super) fn range(&self, query: usize) -> Range<usize> {
         match self.reach {
             Reach::All => 0..self.sequence.cache.len(),
             Reach::Causal { window } => {
@@ -75,14 +80,44 @@ impl Tile<'_> {
         }
     }
 
+    /// The same for some of the queries.
+    fn part(&self, queries: Range<usize>) -> Tile<'_> {
+        Tile { queries, ..*self }
+    }
+
     pub(super) fn run(&self, q: &[i32], out: &Slots<'_, i32>, scratch: &mut TileScratch) {
+        #[cfg(target_arch = "x86_64")]
+        if let Isa::Amx(amx) = self.isa
+            && self.queries.len() >= amx::FEWEST
+        {
+            let group = amx::group(self.range(self.queries.end - 1).len(), self.sequence.cache.capacity());
+            for first in self.queries.clone().step_by(group) {
+                let queries = first..self.queries.end.min(first + group);
+                // SAFETY: a value of `Amx` exists only on a machine that has the instructions.
+                if !unsafe { amx::attend(amx, &self.part(queries.clone()), q, out, &mut scratch.wide) } {
+                    self.run_narrow(queries, q, out, scratch);
+                }
+            }
+            return;
+        }
+        self.run_narrow(self.queries.clone(), q, out, scratch);
+    }
+
+    /// [`TILE`] queries at a time.
+    fn run_narrow(&self, queries: Range<usize>, q: &[i32], out: &Slots<'_, i32>, scratch: &mut TileScratch) {
+        for first in queries.clone().step_by(TILE) {
+            self.part(first..queries.end.min(first + TILE)).run_few(q, out, scratch);
+        }
+    }
+
+    fn run_few(&self, q: &[i32], out: &Slots<'_, i32>, scratch: &mut TileScratch) {
         let Attention { head_dim, score_scale, .. } = *self.attention;
         let (cache, count) = (self.sequence.cache, self.queries.len());
         let ranges: [Range<usize>; TILE] = std::array::from_fn(|at| self.range(self.queries.start + at.min(count - 1)));
         let start = ranges[0].start / LANES * LANES;
         let end = ranges[count - 1].end.next_multiple_of(LANES);
         let (stride, dims) = (end - start, cache.dim_blocks() * LANES);
-        let TileScratch { digits, scores, weights, sums } = scratch;
+        let TileScratch { digits, scores, weights, sums, .. } = scratch;
         digits.resize(cache.dim_pairs() * count, [[0; 2]; 2]);
         scores.resize(scores.len().max(count * stride), 0);
         weights.resize(TILE, [[0; RUN]; 3]);
@@ -119,39 +154,8 @@ impl Tile<'_> {
             let from = self.offset(self.queries.start + at);
             // SAFETY: each query of each sequence belongs to one tile, and no two sequences name a row.
             let out = unsafe { out.piece(from..from + head_dim) };
-            let mean = Mean::new(totals[at], shift);
-            for (out, &sum) in out.iter_mut().zip(sums) {
-                *out = mean.of(sum);
-            }
+            Mean::new(totals[at], shift).write(self.isa, &sums[..head_dim], out);
         }
-    }
-}
-
-/// `rdiv(sum << shift, total)` for one total and many sums: a multiplication by the reciprocal, and the remainder decides.
-struct Mean {
-    total: i64,
-    shift: u32,
-    /// floor(2^63 / 2 · total), below 2^39.
-    reciprocal: i64,
-}
-
-impl Mean {
-    const fn new(total: i64, shift: u32) -> Self {
-        Self { total, shift, reciprocal: (1u64 << 63).div_euclid(2 * total.unsigned_abs()).cast_signed() }
-    }
-
-    /// With |sum << shift| < 2^61 and total <= 2^39, |2 · sum + total| < 2^63, so what the reciprocal lacks of 2^63 / 2 · total is worth less than
-    /// one, and the quotient ends at most one from its place.
-    #[inline(always)]
-    fn of(&self, sum: i64) -> i32 {
-        if sum.unsigned_abs() >= 1 << (61 - self.shift) {
-            return clamp32(i64::try_from(rdiv(i128::from(sum) << self.shift, i128::from(self.total))).unwrap_or(0));
-        }
-        let (numerator, divisor) = (2 * (sum << self.shift) + self.total, 2 * self.total);
-        #[expect(clippy::cast_possible_truncation, reason = "the quotient is the mean, below 2^32")]
-        let near = ((i128::from(numerator) * i128::from(self.reciprocal)) >> 63) as i64;
-        let rest = numerator.wrapping_sub(near.wrapping_mul(divisor));
-        clamp32(near.wrapping_add(i64::from(rest >= divisor)).wrapping_sub(i64::from(rest < 0)))
     }
 }
 
@@ -263,34 +267,4 @@ fn exp2_negative(z: i64) -> u32 {
     // At z = 26 · 2^16 the shift is out of range and the value is not used.
     let shift = whole.wrapping_add(6) & 31;
     if whole > 25 { 0 } else { value.wrapping_add(1 << (shift.wrapping_sub(1) & 31)) >> shift }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert_eq, prop_oneof, proptest};
-
-    use super::Mean;
-    use crate::arith::{clamp32, rdiv};
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(100_000))]
-
-        /// Totals and sums of every length, multiples and halves of the total, and the ends: 2^24 to 2^39, 2^54.
-        #[test]
-        fn mean_by_reciprocal_is_the_rounded_quotient(
-            total in (24..39u32, any::<u64>()).prop_map(|(bits, rest)| (1i64 << bits) + i64::try_from(rest & ((1 << bits) - 1)).expect("39 bits")),
-            (bits, rest, kind) in (0..55u32, any::<i64>(), 0..4u8), near in -2..=2i64,
-            shift in prop_oneof![0..=16u32, Just(16)],
-        ) {
-            let any_sum = rest >> (63 - bits);
-            let sum = match kind {
-                // A multiple of half of the total, and its neighbours.
-                0 => ((any_sum % 0x7fff) * total / 2 + near).clamp(-(1 << 54), 1 << 54),
-                1 => (1 << 54) * rest.signum() + near,
-                _ => any_sum,
-            };
-            let expected = clamp32(i64::try_from(rdiv(i128::from(sum) << shift, i128::from(total))).expect("64 bits"));
-            prop_assert_eq!(Mean::new(total, shift).of(sum), expected);
-        }
-    }
 }
