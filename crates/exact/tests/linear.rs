@@ -68,11 +68,11 @@ fn pool(isa: Isa, threads: usize) -> Pool {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
-    /// Rows below, at and above one, three and four blocks; columns of every rest by 4, and about 64 and 128; every width of a tile, panels of two
+    /// Rows below, at and above one, three and four blocks; columns of every rest by 4, and about 64, 128 and 576; every width of a tile, panels of two
     /// widths.
     #[test]
     fn products_equal_plain_for_every_class_of_shape(
-        (matrix, rows) in (prop_oneof![1..20usize, 45..52usize, 60..70usize], prop_oneof![1..12usize, 60..70usize, 124..136usize, 250..300usize], 1..41usize)
+        (matrix, rows) in (prop_oneof![1..20usize, 45..52usize, 60..70usize], prop_oneof![1..12usize, 60..70usize, 124..136usize, 250..300usize, 570..580usize], 1..41usize)
             .prop_flat_map(|(rows, cols, positions)| (matrix(rows, cols), activations(cols * positions)))
     ) {
         let expected = plain(&matrix, &rows);
