@@ -12,6 +12,7 @@ use quern_exact::{
     format::TableI32,
     kernels::{AttentionScratch, Isa, KvCache, Pool, Reach, Sequence, attend},
     reference::{self, Attention},
+    sample::Generator,
 };
 
 fn activation() -> impl Strategy<Value = i32> {
@@ -150,6 +151,82 @@ proptest! {
 }
 
 /// Positions of a cut cache still hold old numbers; a query must read none of them, also where they share a block with live ones.
+/// What keys and queries of a case are like.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// Small numbers: weights of every size.
+    Spread,
+    /// All keys alike, so that every weight is 2^24, and values at the end of their range.
+    Equal,
+    /// One position, the first, with nearly all of the weight.
+    Sink,
+    /// Every element at an end of its range.
+    Extreme,
+}
+
+/// Many queries go through tiles where the machine has them: dims and positions beyond one tile, one step, one run of sums, ranges that begin and
+/// end anywhere, and scores that do not fit.
+#[test]
+fn attention_of_many_queries_equals_plain_for_every_shape_of_tiles() {
+    // Query heads of a kv head, dims of a head, positions before the queries, queries, window.
+    let shapes = [
+        (1, 64, 0, 64, 0),
+        (3, 64, 250, 64, 0),
+        (7, 64, 37, 10, 0),
+        (1, 1, 0, 7, 0),
+        (2, 63, 5, 40, 0),
+        (1, 65, 100, 33, 20),
+        (4, 128, 1000, 40, 0),
+        (1, 129, 2040, 16, 0),
+        (2, 256, 60, 20, 0),
+        (1, 200, 130, 70, 128),
+        (1, 16, 4200, 50, 0),
+        (1, 8, 9000, 20, 0),
+        (2, 32, 3000, 60, 700),
+        (5, 80, 17, 31, 1),
+    ];
+    let kinds = [Kind::Spread, Kind::Equal, Kind::Sink, Kind::Extreme];
+    for (at, (per_kv_head, head_dim, before, queries, window)) in shapes.into_iter().enumerate() {
+        for kind in kinds {
+            let mut generator = Generator::new(at as u64 * 16 + kind as u64);
+            let mut rows = |count: usize, most: i64| -> Vec<i32> {
+                (0..count * head_dim).map(|_| i32::try_from(generator.within(-most, most)).expect("small")).collect()
+            };
+            let positions = before + queries;
+            let (mut q, mut k, mut v) = (rows(queries * per_kv_head, 40_000), rows(positions, 40_000), rows(positions, 60_000));
+            match kind {
+                Kind::Spread => {}
+                Kind::Equal => {
+                    k.iter_mut().for_each(|k| *k = 12_345);
+                    v.iter_mut().for_each(|v| *v = if *v < 0 { -i32::MAX } else { i32::MAX });
+                }
+                Kind::Sink => {
+                    q.iter_mut().for_each(|q| *q = q.abs());
+                    k[..head_dim].fill(60_000);
+                }
+                Kind::Extreme => {
+                    [&mut q, &mut k, &mut v].into_iter().flatten().for_each(|x| *x = if *x < 0 { -i32::MAX } else { i32::MAX });
+                }
+            }
+            // What spreads weights over all sizes: about log2(e) / sqrt(dims), and the greatest.
+            for score_scale in [3_025_570 * 8 / (head_dim as u32).isqrt().max(1) / 40, bounds::SCORE_SCALE] {
+                let attention = Attention { heads: per_kv_head, kv_heads: 1, head_dim, score_scale, value_shifts: &[3] };
+                let start = |end: usize| if window == 0 { 0 } else { end.saturating_sub(window) };
+                let ranges: Vec<_> = (before + 1..=positions).map(|end| start(end)..end).collect();
+                let expected = plain(&attention, &ranges, &q, &k, &v);
+                for isa in [Isa::detect(), Isa::Portable] {
+                    let mut cache = KvCache::new(1, head_dim, positions);
+                    cache.append(isa, &k, &v, &[3]);
+                    let mut out = vec![0; q.len()];
+                    let sequence = [Sequence { cache: &cache, rows: 0..queries, first: before }];
+                    attend(&pool(isa, 2), &attention, Reach::Causal { window }, &sequence, &q, &mut out, &mut AttentionScratch::default());
+                    assert!(out == expected, "{isa:?}, shape {at}, {kind:?}, scale {score_scale}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_was_cut_never_shows() {
     let value_shifts = [0];
