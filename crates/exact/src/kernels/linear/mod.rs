@@ -22,7 +22,7 @@ use crate::arith::clamp32;
 
 /// Blocks of rows that stay on one thread: a multiple of the heights of tiles, for one position and for more.
 const fn unit(positions: usize) -> usize {
-    if positions == 1 { 6 } else { 12 }
+    if positions == 1 { 2 } else { 12 }
 }
 
 /// Bytes of operands that are multiplied with all rows of a thread before the next: they stay in the second-level cache.
@@ -60,7 +60,7 @@ pub fn linear_into(pool: &Pool, products: &mut [(&Packed, &mut [i32])], x: &Oper
         }
         let units: usize = jobs.iter().flatten().map(|job| job.units).sum();
         // Several parts per thread: one that was held up leaves the rest to the others.
-        let parts = if pool.width() == 1 { 1 } else { units.min(8 * pool.width()) };
+        let parts = if pool.width() == 1 { 1 } else { units.min(4 * pool.width()) };
         pool.run(parts, |part| {
             let mut mine = units * part / parts..units * (part + 1) / parts;
             for job in jobs.iter().flatten() {
