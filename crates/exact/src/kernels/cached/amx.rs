@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Fewer queries are quicker by the other kernels.
-pub(super) const FEWEST: usize = 7;
+pub(super) const FEWEST: usize = 8;
 /// Positions of a step of the mean: the bytes of a tile's row.
 const CHUNK: usize = TILE_BYTES;
 /// Blocks of positions in a chunk.
