@@ -65,6 +65,86 @@ fn case() -> impl Strategy<Value = Case> {
     )
 }
 
+/// Whole tiles of queries: rows of every size of number, rows that are all the same (every weight is 2^24), and a first key that outweighs
+/// the others.
+fn wide_case() -> impl Strategy<Value = Case> {
+    let head_dim = prop_oneof![1..=256usize, Just(32), Just(63), Just(64), Just(65), Just(128), Just(256)];
+    let before = prop_oneof![0..100usize, 200..300usize, 980..1100usize];
+    let per_kv_head = prop_oneof![1..8usize, Just(1), Just(3)];
+    let shape = (per_kv_head, head_dim, before, 1..70usize, prop_oneof![Just(0usize), 1..400usize], 0..5u8);
+    shape.prop_flat_map(|(per_kv_head, head_dim, before, queries, window, kind)| {
+        // Few rows where they are long and have many heads, for the plain definition's sake.
+        let queries = queries.min(1 + 20_000_000 / ((before + 70) * head_dim * 2 * per_kv_head));
+        let kv = (before + queries) * 2 * head_dim;
+        let number = move || match kind {
+            0 => activation().boxed(),
+            1 => (-30_000..30_000i32).boxed(),
+            2 => prop_oneof![Just(i32::MAX), Just(-i32::MAX), Just(0), Just(-32_768)].boxed(),
+            _ => (-60_000..60_000i32).boxed(),
+        };
+        (vec(number(), queries * 2 * per_kv_head * head_dim), vec(number(), kv), vec(number(), kv)).prop_map(
+            move |(mut q, mut k, mut v)| {
+                match kind {
+                    3 => {
+                        let first = k[..2 * head_dim].to_vec();
+                        k.chunks_exact_mut(2 * head_dim).for_each(|row| row.copy_from_slice(&first));
+                        v.iter_mut().for_each(|x| *x = if *x < 0 { -i32::MAX } else { i32::MAX });
+                    }
+                    4 => {
+                        k[..2 * head_dim].fill(200_000);
+                        q.iter_mut().for_each(|x| *x = x.abs());
+                    }
+                    _ => {}
+                }
+                Case { per_kv_head, head_dim, before, queries, window, rows: (q, k, v) }
+            },
+        )
+    })
+}
+
+/// More positions than 32 bits can sum over, weights that are all 2^24 and values at their limits, then a sink; the longest context.
+#[test]
+fn long_contexts_equal_plain() {
+    let value_shifts = [0];
+    for (head_dim, positions, queries) in [(16, 8_300, 40), (8, 32_768, 33), (3, 32_768, 7)] {
+        let attention = Attention { heads: 1, kv_heads: 1, head_dim, score_scale: 6_000_000, value_shifts: &value_shifts };
+        let mut state = 1u32;
+        let mut number = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            i32::try_from(state >> 16).expect("16 bits") - 32_768
+        };
+        let q: Vec<i32> = (0..queries * head_dim).map(|_| number()).collect();
+        let v: Vec<i32> = (0..positions * head_dim).map(|_| if number() < 20_000 { -i32::MAX } else { i32::MAX }).collect();
+        let mixed: Vec<i32> = (0..positions * head_dim).map(|_| number()).collect();
+        let mut sink = mixed.clone();
+        sink[..head_dim].copy_from_slice(&q[..head_dim].iter().map(|x| 8 * x).collect::<Vec<_>>());
+        for k in [vec![9_000; positions * head_dim], mixed, sink] {
+            for window in [0, 20_000] {
+                let first = positions - queries;
+                let ranges: Vec<_> =
+                    (first + 1..=positions).map(|end| if window == 0 { 0..end } else { end.saturating_sub(window)..end }).collect();
+                let expected = plain(&attention, &ranges, &q, &k, &v);
+                for isa in Isa::available() {
+                    let mut cache = KvCache::new(1, head_dim, positions);
+                    cache.append(isa, &k, &v, &value_shifts);
+                    let mut out = vec![0; q.len()];
+                    let sequence = Sequence { cache: &cache, rows: 0..queries, first };
+                    attend(
+                        &pool(isa, 2),
+                        &attention,
+                        Reach::Causal { window },
+                        &[sequence],
+                        &q,
+                        &mut out,
+                        &mut AttentionScratch::default(),
+                    );
+                    assert_eq!(out, expected, "{isa:?}, {positions} positions, window {window}");
+                }
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -97,6 +177,29 @@ proptest! {
                 attend(&pool, &attention, Reach::Causal { window }, &[sequence], &q[row * width..(row + 1) * width], &mut out, &mut scratch);
                 prop_assert_eq!(&out[..], &expected[row * width..(row + 1) * width], "{:?}, position {}", isa, before + row);
             }
+        }
+    }
+
+    #[test]
+    fn many_queries_equal_plain_over_each_range(
+        case in wide_case(), value_shifts in vec(0..=bounds::VALUE_SHIFT_MAX, 2), score_scale in prop_oneof![1..=bounds::SCORE_SCALE, 1_000_000..4_000_000u32],
+        causal in any::<bool>(), threads in 1..4usize,
+    ) {
+        let Case { per_kv_head, head_dim, before, queries, window, rows: (q, k, v) } = case;
+        let attention = Attention { heads: 2 * per_kv_head, kv_heads: 2, head_dim, score_scale, value_shifts: &value_shifts };
+        let all = before + queries;
+        let range = |end: usize| if !causal { 0..all } else if window == 0 { 0..end } else { end.saturating_sub(window)..end };
+        let ranges: Vec<_> = (before + 1..=all).map(range).collect();
+        let expected = plain(&attention, &ranges, &q, &k, &v);
+        let reach = if causal { Reach::Causal { window } } else { Reach::All };
+        for isa in Isa::available() {
+            // Room for more than there is: what lies behind is not read.
+            let mut cache = KvCache::new(2, head_dim, all + 50);
+            cache.append(isa, &k, &v, &value_shifts);
+            let mut out = vec![0; q.len()];
+            let sequence = Sequence { cache: &cache, rows: 0..queries, first: before };
+            attend(&pool(isa, threads), &attention, reach, &[sequence], &q, &mut out, &mut AttentionScratch::default());
+            prop_assert_eq!(&out, &expected, "{:?}", isa);
         }
     }
 
@@ -151,82 +254,6 @@ proptest! {
 }
 
 /// Positions of a cut cache still hold old numbers; a query must read none of them, also where they share a block with live ones.
-/// What keys and queries of a case are like.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    /// Small numbers: weights of every size.
-    Spread,
-    /// All keys alike, so that every weight is 2^24, and values at the end of their range.
-    Equal,
-    /// One position, the first, with nearly all of the weight.
-    Sink,
-    /// Every element at an end of its range.
-    Extreme,
-}
-
-/// Many queries go through tiles where the machine has them: dims and positions beyond one tile, one step, one run of sums, ranges that begin and
-/// end anywhere, and scores that do not fit.
-#[test]
-fn attention_of_many_queries_equals_plain_for_every_shape_of_tiles() {
-    // Query heads of a kv head, dims of a head, positions before the queries, queries, window.
-    let shapes = [
-        (1, 64, 0, 64, 0),
-        (3, 64, 250, 64, 0),
-        (7, 64, 37, 10, 0),
-        (1, 1, 0, 7, 0),
-        (2, 63, 5, 40, 0),
-        (1, 65, 100, 33, 20),
-        (4, 128, 1000, 40, 0),
-        (1, 129, 2040, 16, 0),
-        (2, 256, 60, 20, 0),
-        (1, 200, 130, 70, 128),
-        (1, 16, 4200, 50, 0),
-        (1, 8, 9000, 20, 0),
-        (2, 32, 3000, 60, 700),
-        (5, 80, 17, 31, 1),
-    ];
-    let kinds = [Kind::Spread, Kind::Equal, Kind::Sink, Kind::Extreme];
-    for (at, (per_kv_head, head_dim, before, queries, window)) in shapes.into_iter().enumerate() {
-        for kind in kinds {
-            let mut generator = Generator::new(at as u64 * 16 + kind as u64);
-            let mut rows = |count: usize, most: i64| -> Vec<i32> {
-                (0..count * head_dim).map(|_| i32::try_from(generator.within(-most, most)).expect("small")).collect()
-            };
-            let positions = before + queries;
-            let (mut q, mut k, mut v) = (rows(queries * per_kv_head, 40_000), rows(positions, 40_000), rows(positions, 60_000));
-            match kind {
-                Kind::Spread => {}
-                Kind::Equal => {
-                    k.iter_mut().for_each(|k| *k = 12_345);
-                    v.iter_mut().for_each(|v| *v = if *v < 0 { -i32::MAX } else { i32::MAX });
-                }
-                Kind::Sink => {
-                    q.iter_mut().for_each(|q| *q = q.abs());
-                    k[..head_dim].fill(60_000);
-                }
-                Kind::Extreme => {
-                    [&mut q, &mut k, &mut v].into_iter().flatten().for_each(|x| *x = if *x < 0 { -i32::MAX } else { i32::MAX });
-                }
-            }
-            // What spreads weights over all sizes: about log2(e) / sqrt(dims), and the greatest.
-            for score_scale in [3_025_570 * 8 / (head_dim as u32).isqrt().max(1) / 40, bounds::SCORE_SCALE] {
-                let attention = Attention { heads: per_kv_head, kv_heads: 1, head_dim, score_scale, value_shifts: &[3] };
-                let start = |end: usize| if window == 0 { 0 } else { end.saturating_sub(window) };
-                let ranges: Vec<_> = (before + 1..=positions).map(|end| start(end)..end).collect();
-                let expected = plain(&attention, &ranges, &q, &k, &v);
-                for isa in [Isa::detect(), Isa::Portable] {
-                    let mut cache = KvCache::new(1, head_dim, positions);
-                    cache.append(isa, &k, &v, &[3]);
-                    let mut out = vec![0; q.len()];
-                    let sequence = [Sequence { cache: &cache, rows: 0..queries, first: before }];
-                    attend(&pool(isa, 2), &attention, Reach::Causal { window }, &sequence, &q, &mut out, &mut AttentionScratch::default());
-                    assert!(out == expected, "{isa:?}, shape {at}, {kind:?}, scale {score_scale}");
-                }
-            }
-        }
-    }
-}
-
 #[test]
 fn what_was_cut_never_shows() {
     let value_shifts = [0];

@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Fewer queries are quicker by the other kernels.
-pub(super) const FEWEST: usize = 7;
+pub(super) const FEWEST: usize = 8;
 /// Positions of a step of the mean: the bytes of a tile's row.
 const CHUNK: usize = TILE_BYTES;
 /// Blocks of positions in a chunk.
@@ -141,7 +141,7 @@ struct Keys {
     shifts: [__m512i; 2],
 }
 
-/// Attention of a group of up to [`group`] queries. False, and nothing written, if a score needs more than 31 bits.
+/// Attention of a group of up to [`group`] queries. False, and nothing written, if a score is beyond 2^29, which is 8,192 powers of two.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn attend(amx: Amx, group: &Tile<'_>, q: &[i32], out: &Slots<'_, i32>, scratch: &mut WideScratch) -> bool {
     let (head_dim, count) = (group.attention.head_dim, group.queries.len());
@@ -254,7 +254,7 @@ fn split(lines: &[Pairs], [high, low]: &mut Split, row: impl Fn(usize) -> usize)
     }
 }
 
-/// All scores of a group, and their maxima. False if some need more than 31 bits.
+/// All scores of a group, and their maxima. False if some are beyond 2^29.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn scores(
     shapes: &Tiles,
@@ -323,7 +323,8 @@ fn scores(
 ///
 /// With at most 256 dims, |Σ high · high| <= 256 · 2^14, |Σ high · low + low · high| < 2 · 256 · 128 · 255 < 2^24, and Σ low · low < 2^24.
 #[inline]
-fn multiply(_: &Tiles, queries: &[Split], keys: &[Split], out: &mut Sums<3>) {
+fn multiply(tiles: &Tiles, queries: &[Split], keys: &[Split], out: &mut Sums<3>) {
+    assert!(tiles.positions() == TILE_ROWS, "tiles of {TILE_ROWS} queries");
     assert!(queries.len() == keys.len() && !keys.is_empty(), "as many steps of queries as of keys");
     // SAFETY: two tiles of 16 rows of 64 bytes are read for each step of queries and keys; what is written are three tiles, as `out` has them.
     // The tiles have been given shapes of 16 rows, so the machine has the instructions.
@@ -359,7 +360,7 @@ fn multiply(_: &Tiles, queries: &[Split], keys: &[Split], out: &mut Sums<3>) {
     }
 }
 
-/// Scores of a tile and a block of keys: `rs(dot · c, 36 - s_q - s_k)`. Returns a vector that is 0 if all of them that are read are below 2^30.
+/// Scores of a tile and a block of keys: `rs(dot · c, 36 - s_q - s_k)`. Returns a vector that is 0 if none that is read is beyond 2^29.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 #[inline]
 fn scale_block(
@@ -387,7 +388,7 @@ fn scale_block(
         let odd = twice(_mm512_srli_epi64::<32>(upper), _mm512_srli_epi64::<32>(lower), keys.shifts[1]);
         let bits = _mm512_mask_shuffle_epi32::<0b10_10_00_00>(even, 0xaaaa, odd);
         let sign = _mm512_mask_shuffle_epi32::<0b11_11_01_01>(odd, 0x5555, even);
-        // 31 bits hold it if all above the lowest 30 are the same.
+        // Twice the score is below 2^30 if all bits above the lowest 30 are the same.
         let differ = |mask| _mm512_maskz_mov_epi32(mask, _mm512_xor_si512(sign, _mm512_srai_epi32::<30>(bits)));
         let mut score = _mm512_srai_epi32::<1>(_mm512_add_epi32(bits, _mm512_set1_epi32(1)));
         if inside {
@@ -419,7 +420,7 @@ fn weigh(Chunk([first, second, third, fourth]): &mut Chunk, maxima: &[i32], tota
     let mut kind = 0;
     let rows = first.iter_mut().zip(second).zip(third.iter_mut().zip(fourth));
     for (((first, second), (third, fourth)), (&max, totals)) in rows.zip(maxima.iter().zip(totals)) {
-        // Below 2^31 + 2^30 as unsigned numbers, for |maximum| <= 2^30.
+        // Below 2^31 + 2^30 as unsigned numbers, for |maximum| <= 2^29: what is not read is far.
         let max = _mm512_set1_epi32(max);
         let below = |scores: &[i32; LANES]| _mm512_min_epu32(_mm512_sub_epi32(max, load(scores)), far);
         let z = [below(first), below(second), below(third), below(fourth)];
@@ -453,8 +454,9 @@ fn weigh(Chunk([first, second, third, fourth]): &mut Chunk, maxima: &[i32], tota
 
 /// Sums of weight times value over some chunks, for a tile of queries and a block of dims. The bounds are those of [`RUN_CHUNKS`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn mix(_: &Tiles, weights: &[Chunk], kinds: &[u8], values: &[Split], sums: &mut [[i64; LANES]]) {
+fn mix(tiles: &Tiles, weights: &[Chunk], kinds: &[u8], values: &[Split], sums: &mut [[i64; LANES]]) {
     let mut products = Sums::<4>([[[0; LANES]; TILE_ROWS]; 4]);
+    assert!(tiles.positions() == TILE_ROWS, "tiles of {TILE_ROWS} queries");
     assert!(weights.len() == kinds.len() && weights.len() == values.len(), "as many chunks of weights as of values");
     assert!((1..=RUN_CHUNKS).contains(&weights.len()), "a run of chunks");
     // SAFETY: for each chunk its kind, four tiles of weights and two of values are readable; what is written
@@ -558,4 +560,46 @@ fn load_pairs(pairs: &Pairs) -> __m512i {
 fn store_bytes(bytes: &mut [u8; TILE_BYTES], value: __m512i) {
     // SAFETY: 64 bytes are writable; the store needs no alignment.
     unsafe { _mm512_storeu_si512(bytes.as_mut_ptr().cast(), value) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Slots, Tile, WideScratch, attend};
+    use crate::{
+        kernels::{Isa, KvCache, Reach, Sequence},
+        reference::Attention,
+    };
+
+    /// Whether a group of 40 queries is done here: rows of one number each, and what is in `out` after.
+    fn done(query: i32, key: i32) -> Option<(bool, Vec<i32>)> {
+        let Some(Isa::Amx(amx)) = Isa::available().pop() else { return None };
+        let value_shifts = [0];
+        let attention = Attention { heads: 1, kv_heads: 1, head_dim: 64, score_scale: 3_025_570, value_shifts: &value_shifts };
+        let mut cache = KvCache::new(1, 64, 40);
+        cache.append(Isa::Amx(amx), &[key; 40 * 64], &[7; 40 * 64], &value_shifts);
+        let sequence = Sequence { cache: &cache, rows: 0..40, first: 0 };
+        let reach = Reach::Causal { window: 0 };
+        let group = Tile { isa: Isa::Amx(amx), attention: &attention, reach, sequence: &sequence, kv_head: 0, queries: 0..40 };
+        let (mut out, mut scratch) = (vec![-1; 40 * 64], WideScratch::default());
+        scratch.make_room(40);
+        // SAFETY: a value of `Amx` exists only on a machine that has the instructions.
+        let done = unsafe { attend(amx, &group, &[query; 40 * 64], &Slots::new(&mut out), &mut scratch) };
+        Some((done, out))
+    }
+
+    /// Otherwise all would be left to the other kernels, and no result would show it.
+    #[test]
+    fn ordinary_scores_are_done_here_and_extreme_ones_left() {
+        // In Q14; scores reach 2^29 where all elements of both are about 27.
+        for (query, key) in [(0, 0), (60_000, 60_000), (-60_000, 60_000), (1 << 18, 1 << 18)] {
+            if let Some((done, out)) = done(query, key) {
+                assert!(done && out.iter().all(|&x| x == 7), "queries of {query}, keys of {key}");
+            }
+        }
+        for (query, key) in [(1 << 24, 1 << 24), (1 << 30, -(1 << 30)), (i32::MAX, i32::MAX)] {
+            if let Some((done, out)) = done(query, key) {
+                assert!(!done && out.iter().all(|&x| x == -1), "queries of {query}, keys of {key}");
+            }
+        }
+    }
 }

@@ -26,33 +26,45 @@ use crate::{kernels::unroll::unroll, tables::EXP2};
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn dots(keys: &[Pairs], digits: &[[[i16; 2]; 2]], count: usize, out: &mut [i64]) {
     match count {
-        1 => dots_of::<1>(keys, digits, out),
-        2 => dots_of::<2>(keys, digits, out),
-        3 => dots_of::<3>(keys, digits, out),
-        4 => dots_of::<4>(keys, digits, out),
-        5 => dots_of::<5>(keys, digits, out),
-        6 => dots_of::<6>(keys, digits, out),
-        7 => dots_of::<7>(keys, digits, out),
-        8 => dots_of::<8>(keys, digits, out),
+        1 => dots_of::<1, 4>(keys, digits, out),
+        2 => dots_of::<2, 2>(keys, digits, out),
+        3 => dots_of::<3, 2>(keys, digits, out),
+        4 => dots_of::<4, 1>(keys, digits, out),
+        5 => dots_of::<5, 1>(keys, digits, out),
+        6 => dots_of::<6, 1>(keys, digits, out),
+        7 => dots_of::<7, 1>(keys, digits, out),
+        8 => dots_of::<8, 1>(keys, digits, out),
         count => unreachable!("a tile of {count} queries"),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn dots_of<const N: usize>(keys: &[Pairs], digits: &[[[i16; 2]; 2]], out: &mut [i64]) {
+fn dots_of<const N: usize, const CHAINS: usize>(keys: &[Pairs], digits: &[[[i16; 2]; 2]], out: &mut [i64]) {
     let digits = digits.as_chunks::<N>().0;
     let stride = out.len() / N;
     assert!(stride >= keys.len() / digits.len() * LANES, "room for every dot product");
     for (block, keys) in keys.chunks_exact(digits.len()).enumerate() {
-        let mut products = [[_mm512_setzero_si512(); 2]; N];
-        for (keys, digits) in keys.iter().zip(digits) {
+        let mut products = [[[_mm512_setzero_si512(); 2]; N]; CHAINS];
+        for (keys, digits) in keys.chunks_exact(CHAINS).zip(digits.chunks_exact(CHAINS)) {
+            unroll!(CHAIN < CHAINS, {
+                let keys = load(&keys[CHAIN]);
+                unroll!(AT < N, {
+                    let [high, low] = digits[CHAIN][AT];
+                    products[CHAIN][AT][0] = _mm512_dpwssd_epi32(products[CHAIN][AT][0], keys, broadcast(high));
+                    products[CHAIN][AT][1] = _mm512_dpwssd_epi32(products[CHAIN][AT][1], keys, broadcast(low));
+                });
+            });
+        }
+        let whole = digits.len() / CHAINS * CHAINS;
+        for (keys, digits) in keys[whole..].iter().zip(&digits[whole..]) {
             let keys = load(keys);
             unroll!(AT < N, {
                 let [high, low] = digits[AT];
-                products[AT][0] = _mm512_dpwssd_epi32(products[AT][0], keys, broadcast(high));
-                products[AT][1] = _mm512_dpwssd_epi32(products[AT][1], keys, broadcast(low));
+                products[0][AT][0] = _mm512_dpwssd_epi32(products[0][AT][0], keys, broadcast(high));
+                products[0][AT][1] = _mm512_dpwssd_epi32(products[0][AT][1], keys, broadcast(low));
             });
         }
+        let products = together(products);
         unroll!(AT < N, {
             let [[first, second], [first_low, second_low]] = [widen(products[AT][0]), widen(products[AT][1])];
             let out = out[AT * stride + block * LANES..][..LANES].as_mut_ptr();
@@ -71,33 +83,38 @@ fn dots_of<const N: usize>(keys: &[Pairs], digits: &[[[i16; 2]; 2]], out: &mut [
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn mix(values: &[Pairs], weights: &[Weights], sums: &mut [i64], stride: usize) {
     match weights.len() {
-        1 => mix_of::<1>(values, weights, sums, stride),
-        2 => mix_of::<2>(values, weights, sums, stride),
-        3 => mix_of::<3>(values, weights, sums, stride),
-        4 => mix_of::<4>(values, weights, sums, stride),
-        5 => mix_of::<5>(values, weights, sums, stride),
-        6 => mix_of::<6>(values, weights, sums, stride),
-        7 => mix_of::<7>(values, weights, sums, stride),
-        8 => mix_of::<8>(values, weights, sums, stride),
+        1 => mix_of::<1, 4>(values, weights, sums, stride),
+        2 => mix_of::<2, 2>(values, weights, sums, stride),
+        3 => mix_of::<3, 2>(values, weights, sums, stride),
+        4 => mix_of::<4, 1>(values, weights, sums, stride),
+        5 => mix_of::<5, 1>(values, weights, sums, stride),
+        6 => mix_of::<6, 1>(values, weights, sums, stride),
+        7 => mix_of::<7, 1>(values, weights, sums, stride),
+        8 => mix_of::<8, 1>(values, weights, sums, stride),
         count => unreachable!("a tile of {count} queries"),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn mix_of<const N: usize>(values: &[Pairs], weights: &[Weights], sums: &mut [i64], stride: usize) {
+fn mix_of<const N: usize, const CHAINS: usize>(values: &[Pairs], weights: &[Weights], sums: &mut [i64], stride: usize) {
     let weights = &weights.as_chunks::<N>().0[0];
-    assert!(values.len() <= RUN / 2, "at most a run of positions");
-    let mut products = [[_mm512_setzero_si512(); 3]; N];
-    for (pair, values) in values.iter().enumerate() {
-        let values = load(values);
-        unroll!(AT < N, {
-            let [high, middle, low] = &weights[AT];
-            let digit = |digits: &[i16; RUN]| broadcast(digits.as_chunks::<2>().0[pair]);
-            products[AT][0] = _mm512_dpwssd_epi32(products[AT][0], values, digit(high));
-            products[AT][1] = _mm512_dpwssd_epi32(products[AT][1], values, digit(middle));
-            products[AT][2] = _mm512_dpwssd_epi32(products[AT][2], values, digit(low));
+    assert!(values.len() <= RUN / 2 && values.len().is_multiple_of(CHAINS), "at most a run of positions, in blocks");
+    let mut products = [[[_mm512_setzero_si512(); 3]; N]; CHAINS];
+    // Whole blocks of 16 positions are eight lines, which every number of chains divides.
+    for (first, values) in values.chunks_exact(CHAINS).enumerate() {
+        unroll!(CHAIN < CHAINS, {
+            let (pair, values) = (first * CHAINS + CHAIN, load(&values[CHAIN]));
+            unroll!(AT < N, {
+                let [high, middle, low] = &weights[AT];
+                let digit = |digits: &[i16; RUN]| broadcast(digits.as_chunks::<2>().0[pair]);
+                let sums = &mut products[CHAIN][AT];
+                sums[0] = _mm512_dpwssd_epi32(sums[0], values, digit(high));
+                sums[1] = _mm512_dpwssd_epi32(sums[1], values, digit(middle));
+                sums[2] = _mm512_dpwssd_epi32(sums[2], values, digit(low));
+            });
         });
     }
+    let products = together(products);
     unroll!(AT < N, {
         let [high, middle, low] = [widen(products[AT][0]), widen(products[AT][1]), widen(products[AT][2])];
         let sums = sums[AT * stride..][..LANES].as_mut_ptr();
@@ -235,6 +252,19 @@ pub(super) fn means(sums: &[i64], mean: &Mean, out: &mut [i32]) {
         // SAFETY: only the results of the slice are written; a mean is at most 2^30.
         unsafe { _mm512_mask_cvtepi64_storeu_epi32(out.as_mut_ptr().cast(), live, near) };
     }
+}
+
+/// Few queries are summed in several chains, for an instruction waits for the one before it in its chain.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn together<const M: usize, const N: usize, const CHAINS: usize>(chains: [[[__m512i; M]; N]; CHAINS]) -> [[__m512i; M]; N] {
+    let mut sums = chains[0];
+    for chain in &chains[1..] {
+        for (sums, chain) in sums.as_flattened_mut().iter_mut().zip(chain.as_flattened()) {
+            *sums = _mm512_add_epi32(*sums, *chain);
+        }
+    }
+    sums
 }
 
 const fn first_lanes(count: usize) -> u32 {

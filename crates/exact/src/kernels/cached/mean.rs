@@ -36,21 +36,20 @@ impl Mean {
 
     /// Results of some dims, whose sums are at most 32767 · total.
     pub(super) fn write(&self, isa: Isa, sums: &[i64], out: &mut [i32]) {
-        #[cfg(target_arch = "x86_64")]
-        if let Isa::Avx512(_) | Isa::Amx(_) = isa
-            && self.shift <= 15
-            && self.bits() + self.shift <= 48
-        {
+        match isa {
             // SAFETY: values of `Avx512` and `Amx` exist only on a machine that has the instructions.
-            unsafe { avx512::means(sums, self, out) };
-            return;
-        }
-        for (out, &sum) in out.iter_mut().zip(sums) {
-            *out = self.of(sum);
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(_) | Isa::Amx(_) if self.shift <= 15 && self.bits() + self.shift <= 48 => unsafe { avx512::means(sums, self, out) },
+            _ => {
+                for (out, &sum) in out.iter_mut().zip(sums) {
+                    *out = self.of(sum);
+                }
+            }
         }
     }
 
     /// 2^(bits - 1) < 2 · total <= 2^bits: 25 to 40.
+    #[cfg(target_arch = "x86_64")]
     pub(super) const fn bits(&self) -> u32 {
         (2 * self.total - 1).unsigned_abs().ilog2() + 1
     }

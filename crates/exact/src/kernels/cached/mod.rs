@@ -22,6 +22,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+#[cfg(target_arch = "x86_64")]
+use super::Isa;
 use super::{Pool, slots::Slots};
 use crate::reference::Attention;
 
@@ -110,13 +112,24 @@ pub fn attend(
         for named in &mut named[rows.clone()] {
             assert!(!std::mem::replace(named, true), "a row belongs to one sequence");
         }
-        tiles.iter_mut().for_each(|tile| tile.make_room(pool.isa(), cache, rows.len() * per_kv_head));
-        // Enough parts that the last one does not hold up the rest, and no more than tiles.
-        let count = (rows.len() * per_kv_head).div_ceil(TILE);
-        let parts = count.min((4 * pool.width()).div_ceil(kv_heads)).max(1);
+        let queries = rows.len() * per_kv_head;
+        for tile in &mut *tiles {
+            tile.make_room(cache);
+            #[cfg(target_arch = "x86_64")]
+            if matches!(pool.isa(), Isa::Amx(_)) && queries >= amx::FEWEST {
+                tile.make_wide_room(cache);
+            }
+        }
+        // Enough parts that the last one does not hold up the rest, of whole tiles; of less, which read keys and values once more each, only where
+        // a thread would wait for another.
+        let tasks_of_tiles = sequences.len() * kv_heads * queries.div_ceil(TILE);
+        let uneven = tasks_of_tiles < 2 * pool.width() && !tasks_of_tiles.is_multiple_of(pool.width());
+        let (unit, wanted) = if uneven { (1, 2 * pool.width()) } else { (TILE, 4 * pool.width()) };
+        let count = queries.div_ceil(unit);
+        let parts = count.min(wanted.div_ceil(kv_heads)).max(1);
         for kv_head in 0..kv_heads {
-            let queries = |part| count * part / parts * TILE..count * (part + 1) / parts * TILE;
-            tasks.extend((0..parts).map(|part| Task { sequence: at, kv_head, queries: queries(part) }));
+            let part = |part| count * part / parts * unit..queries.min(count * (part + 1) / parts * unit);
+            tasks.extend((0..parts).map(|number| Task { sequence: at, kv_head, queries: part(number) }));
         }
     }
     let (slots, free) = (Slots::new(out), Mutex::new(tiles));
@@ -124,10 +137,9 @@ pub fn attend(
     pool.run(tasks.len(), |task| {
         let Task { sequence, kv_head, ref queries } = tasks[task];
         let sequence = &sequences[sequence];
-        let end = queries.end.min(sequence.rows.len() * per_kv_head);
         // No more tasks run at a time than there are threads.
         let mut scratch = free().pop().unwrap_or_default();
-        let tile = Tile { isa: pool.isa(), attention, reach, sequence, kv_head, queries: queries.start..end };
+        let tile = Tile { isa: pool.isa(), attention, reach, sequence, kv_head, queries: queries.clone() };
         tile.run(q, &slots, &mut scratch);
         free().push(scratch);
     });

@@ -34,8 +34,8 @@ pub(super) struct TileScratch {
 }
 
 impl TileScratch {
-    /// Room for any tile of up to so many queries that reads this cache, however full it gets.
-    pub(super) fn make_room(&mut self, isa: Isa, cache: &KvCache, queries: usize) {
+    /// Room for any few queries that read this cache, however full it gets.
+    pub(super) fn make_room(&mut self, cache: &KvCache) {
         fn room<T>(vec: &mut Vec<T>, len: usize) {
             vec.reserve(len.saturating_sub(vec.len()));
         }
@@ -43,10 +43,12 @@ impl TileScratch {
         room(&mut self.scores, TILE * cache.capacity());
         room(&mut self.weights, TILE);
         room(&mut self.sums, TILE * cache.dim_blocks() * LANES);
-        #[cfg(target_arch = "x86_64")]
-        if matches!(isa, Isa::Amx(_)) && queries >= amx::FEWEST {
-            self.wide.make_room(cache.capacity());
-        }
+    }
+
+    /// Room for more of them.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn make_wide_room(&mut self, cache: &KvCache) {
+        self.wide.make_room(cache.capacity());
     }
 }
 
