@@ -12,7 +12,6 @@ use quern_exact::{
     format::TableI32,
     kernels::{AttentionScratch, Isa, KvCache, Pool, Reach, Sequence, attend},
     reference::{self, Attention},
-    sample::Generator,
 };
 
 fn activation() -> impl Strategy<Value = i32> {
