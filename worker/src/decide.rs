@@ -437,36 +437,11 @@ fn less_royalty(fee: Amount, royalty_bps: u16) -> Amount {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use quern_types::{B256, ContentCodec, ContentId, ModelId};
 
     use super::*;
 
     fn spec() -> JobSpec {
-        JobSpec {
-            client: Address::repeat_byte(1),
-            model_id: ModelId(B256::repeat_byte(2)),
-            kind: JobKind::Embed,
-            item_count: 3,
-            samples_per_item: 1,
-            input_root: B256::repeat_byte(3),
-            input_len: 40,
-            max_output: 0,
-            stop_ids: [0; 8],
-            temperature: 0,
-            min_p: 0,
-            seed: B256::ZERO,
-            base_price: Amount::from_units(1_000),
-            input_price: Amount::from_units(20),
-            output_price: Amount::ZERO,
-            item_price: Amount::from_units(100),
-            ramp_floor_bps: 5_000,
-            ramp_secs: 100,
-            claim_by: 2_000,
-            deliver_within: 60,
-            designated: Address::ZERO,
-            input: ContentId { codec: ContentCodec::Raw, digest: B256::repeat_byte(4) },
-            salt: B256::repeat_byte(5),
-        }
+        crate::fixture::spec(5)
     }
 
     const PARAMETERS: JobParameters =
