@@ -2,15 +2,11 @@
 
 use std::ops::Range;
 
-use super::{PackedWeights, Run, compute::Compute, packed::PackedLayer};
-use crate::kernels::{AttentionScratch, Isa, NewPositions, Operands, Sequence};
-
-/// Rows that go through the feed-forward part together: what it makes of them is several times as large as they are, and should stay in the
-/// second-level cache.
-const FFN_ROWS: usize = 64;
+use super::{PackedWeights, Run, Workspace, compute::Compute, packed::PackedLayer};
+use crate::kernels::{AttentionScratch, NewPositions, Operands, Sequence};
 
 /// Rows of a step and what is computed of them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Lane {
     segments: Vec<Segment>,
     ids: Vec<u32>,
@@ -38,28 +34,6 @@ struct Segment {
     first: usize,
     /// Rows of the lane.
     rows: Range<usize>,
-}
-
-impl Default for Lane {
-    fn default() -> Self {
-        Self {
-            segments: Vec::new(),
-            ids: Vec::new(),
-            positions: Vec::new(),
-            operands: Operands::new(Isa::Portable),
-            x: Vec::new(),
-            normed: Vec::new(),
-            q: Vec::new(),
-            k: Vec::new(),
-            v: Vec::new(),
-            mixed: Vec::new(),
-            projected: Vec::new(),
-            gate: Vec::new(),
-            up: Vec::new(),
-            attention: AttentionScratch::default(),
-            taken: 0,
-        }
-    }
 }
 
 impl Lane {
@@ -126,7 +100,7 @@ impl Lane {
         compute.attend(sequences, value_shifts, &self.q, &mut self.mixed, &mut self.attention);
         compute.products(&mut self.operands, &self.mixed, [(&layer.output, &mut self.projected)]);
         compute.add(&mut self.x, &self.projected);
-        for x in self.x.chunks_mut(FFN_ROWS * compute.header.dim as usize) {
+        for x in self.x.chunks_mut(Workspace::FFN_ROWS * compute.header.dim as usize) {
             self.normed.clear();
             self.normed.extend_from_slice(x);
             compute.norm(&mut self.normed, compute.header.epsilon, layer.ffn_gain.as_slice());

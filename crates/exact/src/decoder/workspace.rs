@@ -3,7 +3,7 @@
 use super::{Cache, Run, emptied::emptied, lane::Lane};
 use crate::{
     header::Header,
-    kernels::{ChoiceScratch, Isa, NewPositions, Operands, Pool, Sequence, each, each_pair},
+    kernels::{ChoiceScratch, NewPositions, Operands, Pool, Sequence, each, each_pair},
     reference::Draw,
 };
 
@@ -34,6 +34,10 @@ pub struct Workspace {
 }
 
 impl Workspace {
+    /// Rows that go through the feed-forward part together: what it makes of them is several times as large as they are, and should stay in the
+    /// second-level cache.
+    pub const FFN_ROWS: usize = 64;
+
     /// For steps of at most `rows` rows, at least one.
     #[must_use]
     pub fn new(header: &Header, rows: usize) -> Self {
@@ -49,7 +53,7 @@ impl Workspace {
             asked: Vec::with_capacity(limit),
             draws: Vec::with_capacity(limit),
             chosen_rows: Vec::with_capacity(head_rows * dim),
-            operands: Operands::new(Isa::Portable),
+            operands: Operands::default(),
             logits: Vec::new(),
             choice: ChoiceScratch::default(),
             choices: Vec::with_capacity(limit),

@@ -49,6 +49,13 @@ enum Digits {
     Signed,
 }
 
+impl Default for Operands {
+    /// None yet, for whatever pool fills them first.
+    fn default() -> Self {
+        Self::new(Isa::Portable)
+    }
+}
+
 impl Operands {
     /// None yet.
     #[must_use]

@@ -118,9 +118,6 @@ impl Step {
     }
 }
 
-/// Rows that go through the feed-forward part together, as in the engine.
-const FFN_ROWS: usize = 64;
-
 /// Decoding alone and in a batch, and a piece of an output that is checked; prefill is the same without head and choice.
 const STEPS: [Step; 3] = [
     Step { name: "decode", sequences: 1, rows: 1, first: 63, runs: 15 },
@@ -242,8 +239,8 @@ impl<'a> Twin<'a> {
             v: vec![0; rows * kv],
             mixed: vec![0; rows * q],
             projected: vec![0; rows * dim],
-            gate: vec![0; rows.min(FFN_ROWS) * ffn],
-            up: vec![0; rows.min(FFN_ROWS) * ffn],
+            gate: vec![0; rows.min(Workspace::FFN_ROWS) * ffn],
+            up: vec![0; rows.min(Workspace::FFN_ROWS) * ffn],
             spent: [Duration::ZERO; OPS.len()],
         }
     }
@@ -279,7 +276,7 @@ impl<'a> Twin<'a> {
             clock.lap(Op::Output);
             add(pool, &mut self.x, &self.projected);
             clock.lap(Op::Adds);
-            for x in self.x.chunks_mut(FFN_ROWS * dim) {
+            for x in self.x.chunks_mut(Workspace::FFN_ROWS * dim) {
                 let (normed, projected) = (&mut self.normed[..x.len()], &mut self.projected[..x.len()]);
                 let [inner, up_rows] = [&mut self.gate, &mut self.up].map(|rows| &mut rows[..x.len() / dim * ffn]);
                 norm(pool, header, x, normed, &self.gain);

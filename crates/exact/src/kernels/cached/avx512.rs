@@ -47,7 +47,7 @@ fn dots_of<const N: usize, const CHAINS: usize>(keys: &[Pairs], digits: &[[[i16;
         let mut products = [[[_mm512_setzero_si512(); 2]; N]; CHAINS];
         for (keys, digits) in keys.chunks_exact(CHAINS).zip(digits.chunks_exact(CHAINS)) {
             unroll!(CHAIN < CHAINS, {
-                let keys = load(&keys[CHAIN]);
+                let keys = load_pairs(&keys[CHAIN]);
                 unroll!(AT < N, {
                     let [high, low] = digits[CHAIN][AT];
                     products[CHAIN][AT][0] = _mm512_dpwssd_epi32(products[CHAIN][AT][0], keys, broadcast(high));
@@ -57,7 +57,7 @@ fn dots_of<const N: usize, const CHAINS: usize>(keys: &[Pairs], digits: &[[[i16;
         }
         let whole = digits.len() / CHAINS * CHAINS;
         for (keys, digits) in keys[whole..].iter().zip(&digits[whole..]) {
-            let keys = load(keys);
+            let keys = load_pairs(keys);
             unroll!(AT < N, {
                 let [high, low] = digits[AT];
                 products[0][AT][0] = _mm512_dpwssd_epi32(products[0][AT][0], keys, broadcast(high));
@@ -103,7 +103,7 @@ fn mix_of<const N: usize, const CHAINS: usize>(values: &[Pairs], weights: &[Weig
     // Whole blocks of 16 positions are eight lines, which every number of chains divides.
     for (first, values) in values.chunks_exact(CHAINS).enumerate() {
         unroll!(CHAIN < CHAINS, {
-            let (pair, values) = (first * CHAINS + CHAIN, load(&values[CHAIN]));
+            let (pair, values) = (first * CHAINS + CHAIN, load_pairs(&values[CHAIN]));
             unroll!(AT < N, {
                 let [high, middle, low] = &weights[AT];
                 let digit = |digits: &[i16; RUN]| broadcast(digits.as_chunks::<2>().0[pair]);
@@ -280,7 +280,7 @@ pub(super) fn widen(lanes: __m512i) -> [__m512i; 2] {
 
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn load(pairs: &Pairs) -> __m512i {
+pub(super) fn load_pairs(pairs: &Pairs) -> __m512i {
     // SAFETY: 64 bytes are readable; the load needs no alignment.
     unsafe { _mm512_loadu_si512(pairs.as_ptr().cast()) }
 }

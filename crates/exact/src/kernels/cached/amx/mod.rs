@@ -18,7 +18,7 @@ use std::{
 use scores::scores;
 use sums::{mix, weigh};
 
-use super::{LANES, Pairs, Sequence, mean::Mean, tile::Tile};
+use super::{LANES, Pairs, Sequence, avx512::load_pairs, mean::Mean, tile::Tile};
 use crate::{
     bounds,
     kernels::{
@@ -266,13 +266,6 @@ fn load_lanes(lanes: &[i64; LANES / 2]) -> __m512i {
 fn store_lanes(lanes: &mut [i64; LANES / 2], value: __m512i) {
     // SAFETY: 64 bytes are writable; the store needs no alignment.
     unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), value) };
-}
-
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn load_pairs(pairs: &Pairs) -> __m512i {
-    // SAFETY: 64 bytes are readable; the load needs no alignment.
-    unsafe { _mm512_loadu_si512(pairs.as_ptr().cast()) }
 }
 
 #[target_feature(enable = "avx512f")]
